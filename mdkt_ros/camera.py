@@ -1,0 +1,137 @@
+"""Cameras: intrinsics, distortion, extrinsics; points to pixels; which points the camera really sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mdkt_ros.errors import CameraError
+
+Distortion = Literal["none", "plumb_bob", "rational_polynomial", "equidistant"]
+MIN_DEPTH = 0.5
+"""Metres: nearer points are the vehicle itself or behind the lens."""
+
+
+class Projection(NamedTuple):
+    """Where points fall in an image.
+
+    Attributes:
+        pixels: (N, 2) float64, u right and v down; the centre of the top left pixel is (0, 0). NaN where not in view.
+        depth: (N,) float64 metres along the optical axis.
+        in_view: (N,) bool, in front of the camera and inside the image.
+    """
+
+    pixels: npt.NDArray[np.float64]
+    depth: npt.NDArray[np.float64]
+    in_view: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A calibrated camera beside a LiDAR.
+
+    Attributes:
+        name: `CAM_FRONT`, `image_2`, ...
+        width, height: pixels.
+        matrix: (3, 3) float64 intrinsics.
+        camera_from_lidar: (4, 4) float64, metres; optical frame (x right, y down, z forward).
+        distortion: ROS name of the model (`sensor_msgs/CameraInfo`), `none` for rectified images.
+        coefficients: plumb_bob k1 k2 p1 p2 k3; rational_polynomial k1 k2 p1 p2 k3 k4 k5 k6; equidistant k1 k2 k3 k4.
+        projection_offset: (3,) float64 added after the matrix, the fourth column of a 3x4 projection (KITTI's P2).
+    """
+
+    name: str
+    width: int
+    height: int
+    matrix: npt.NDArray[np.float64]
+    camera_from_lidar: npt.NDArray[np.float64]
+    distortion: Distortion = "none"
+    coefficients: tuple[float, ...] = ()
+    projection_offset: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+
+    def __post_init__(self) -> None:
+        needed = {"none": 0, "plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
+        if self.distortion not in needed:
+            raise CameraError(f"camera {self.name}: distortion model {self.distortion!r} is not one of {', '.join(needed)}")
+        if self.distortion != "none" and len(self.coefficients) != needed[self.distortion]:
+            raise CameraError(
+                f"camera {self.name}: {self.distortion} takes {needed[self.distortion]} coefficients, got {len(self.coefficients)}"
+            )
+        if np.shape(self.matrix) != (3, 3) or not np.isfinite(self.matrix).all() or abs(np.linalg.det(self.matrix)) < 1e-9:
+            raise CameraError(f"camera {self.name}: the 3x3 camera matrix is singular or not finite: not calibrated?")
+        if np.shape(self.camera_from_lidar) != (4, 4) or not np.isfinite(self.camera_from_lidar).all():
+            raise CameraError(f"camera {self.name}: camera_from_lidar must be a finite 4x4 matrix")
+        if self.width <= 0 or self.height <= 0:
+            raise CameraError(f"camera {self.name}: image size {self.width}x{self.height}")
+
+    def project(self, points: npt.NDArray[np.floating]) -> Projection:
+        """Project points (N, 3), metres, LiDAR frame. Non-finite points are never in view."""
+        xyz = np.asarray(points, dtype=np.float64) @ self.camera_from_lidar[:3, :3].T + self.camera_from_lidar[:3, 3]
+        # KITTI's rectified right cameras: the offset shifts the point before the division, depth included.
+        depth = xyz[:, 2] + self.projection_offset[2]
+        with np.errstate(invalid="ignore"):
+            front = depth > MIN_DEPTH
+        homogeneous = np.where(front[:, None], xyz, (0.0, 0.0, 1.0))
+        if self.distortion != "none":
+            x, y = self._distort(homogeneous[:, 0] / homogeneous[:, 2], homogeneous[:, 1] / homogeneous[:, 2])
+            homogeneous = np.stack([x, y, np.ones_like(x)], axis=1) * homogeneous[:, 2:]
+        image = homogeneous @ self.matrix.T + self.projection_offset
+        pixels = image[:, :2] / image[:, 2:]
+        with np.errstate(invalid="ignore"):
+            in_view = front & (pixels > -0.5).all(1) & (pixels[:, 0] < self.width - 0.5) & (pixels[:, 1] < self.height - 0.5)
+        pixels[~in_view] = np.nan
+        return Projection(pixels, depth, in_view)
+
+    def _distort(
+        self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Normalised image coordinates to distorted ones, as OpenCV's calib3d and fisheye modules define them."""
+        r2 = x * x + y * y
+        if self.distortion == "equidistant":
+            r = np.sqrt(r2)
+            theta = np.arctan(r)
+            k1, k2, k3, k4 = self.coefficients
+            t2 = theta * theta
+            bent = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
+            scale = np.where(r > 1e-8, bent / np.maximum(r, 1e-8), 1.0)
+            return x * scale, y * scale
+        k1, k2, p1, p2, k3 = self.coefficients[:5]
+        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+        # Beyond the radius where the polynomial turns back, points far outside the lens fold into the image.
+        slope = 1 + r2 * (3 * k1 + r2 * (5 * k2 + r2 * 7 * k3))
+        if self.distortion == "rational_polynomial":
+            k4, k5, k6 = self.coefficients[5:]
+            radial = radial / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+            slope = np.ones_like(r2)
+        folded = (slope <= 0) | (radial <= 0)
+        bent_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        bent_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        return np.where(folded, np.inf, bent_x), np.where(folded, np.inf, bent_y)
+
+
+def visible(projection: Projection, camera: Camera, *, splat: int = 4, margin: float = 0.05) -> npt.NDArray[np.bool_]:
+    """Which points in view the camera sees, (N,) bool: not those well behind a nearer point around their pixel.
+
+    The LiDAR sits elsewhere than the camera and looks past what the camera has in front of it. Points are splatted into
+    cells of `splat` pixels; a point is hidden when its depth exceeds the nearest one of its cell and the eight around it
+    by more than `margin` of that depth plus half a metre.
+    """
+    seen = projection.in_view.copy()
+    index = np.flatnonzero(seen)
+    if not len(index):
+        return seen
+    columns, rows = camera.width // splat + 3, camera.height // splat + 3
+    u = (np.clip(projection.pixels[index, 0], 0, None) / splat).astype(np.int64) + 1
+    v = (np.clip(projection.pixels[index, 1], 0, None) / splat).astype(np.int64) + 1
+    nearest = np.full((rows, columns), np.inf)
+    np.minimum.at(nearest, (v, u), projection.depth[index])
+    around = nearest.copy()
+    for dv in (-1, 0, 1):
+        for du in (-1, 0, 1):
+            around = np.minimum(around, np.roll(nearest, (dv, du), axis=(0, 1)))
+    front = around[v, u]
+    seen[index] = projection.depth[index] <= front * (1 + margin) + 0.5
+    return seen

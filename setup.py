@@ -1,0 +1,76 @@
+"""ament_python package and pip package in one: `colcon build`, `pip install .`, `pip install .[train]`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "mdkt_ros"
+ROOT = Path(__file__).parent
+
+
+def tree(folder: str) -> list[tuple[str, list[str]]]:
+    """Every file below `folder`, laid out under share/<package>/ as ament wants it."""
+    by_folder: dict[str, list[str]] = {}
+    for path in sorted((ROOT / folder).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            relative = path.relative_to(ROOT)
+            by_folder.setdefault(f"share/{NAME}/{relative.parent.as_posix()}", []).append(relative.as_posix())
+    return list(by_folder.items())
+
+
+SYNTHETIC = ["embreex>=4.4"]
+TRAIN = [*SYNTHETIC, "omegaconf>=2.3", "tensorboard>=2.15", "open_clip_torch>=2.24"]
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Semantic labels for every LiDAR point on a vehicle, trained from very few labelled points",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author="mdkt_ros authors",
+    maintainer="mdkt_ros authors",
+    maintainer_email="maintainers@example.com",
+    python_requires=">=3.10",
+    zip_safe=False,
+    packages=[*find_packages(include=[NAME, f"{NAME}.*"]), f"{NAME}.config"],
+    package_dir={f"{NAME}.config": "config"},
+    package_data={
+        NAME: ["py.typed", "weights/*", "render/*.html", "render/*.js", "render/*.css", "drive/messages/*"],
+        f"{NAME}.config": ["**/*"],
+    },
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        *tree("launch"),
+        *tree("config"),
+    ],
+    install_requires=[
+        "numpy>=1.21",
+        "torch>=2.1",
+        "safetensors>=0.4",
+        "pyyaml>=5.4",
+        "rosbags>=0.11",
+        "typer>=0.12",
+        "rich>=13",
+        "pillow>=9",
+        "pypcd4>=1.2",
+    ],
+    extras_require={
+        "synthetic": SYNTHETIC,
+        "train": TRAIN,
+        "torchsparse": ["torchsparse"],
+        "dev": [
+            *TRAIN,
+            "pytest>=8",
+            "pytest-cov",
+            "pytest-xdist",
+            "hypothesis",
+            "selenium",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["mdkt = mdkt_ros.cli:main"]},
+)
