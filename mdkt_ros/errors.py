@@ -30,6 +30,10 @@ class CheckpointError(MdktError):
     """A checkpoint that is truncated, of another format, or does not fit."""
 
 
+class SparseError(MdktError):
+    """Voxels that the sparse engine cannot work on: misshapen, repeated, or spread too far."""
+
+
 class ConfigError(MdktError):
     """A configuration with an unknown key or a value out of range."""
 

@@ -1,0 +1,184 @@
+"""The point network: a residual U-Net of sparse convolutions (MinkUNet), in sizes with names.
+
+Layout and parameter names follow MinkUNet of SPVNAS (`core/models/semantic_kitti/minkunet.py`), so that weights trained
+there load here; the depths are those of MinkowskiEngine's MinkUNet14, 18 and 34.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mdkt_ros.errors import ConfigError
+from mdkt_ros.sparse import (
+    BatchNorm,
+    ReLU,
+    SparseConvolution,
+    SparseTensor,
+    StridedConv3d,
+    SubmanifoldConv3d,
+    TransposedConv3d,
+    cat,
+)
+
+STRIDES = (8, 4, 2, 1)
+"""Strides of the decoder's stages, in the order of the computation."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of a network.
+
+    Attributes:
+        channels: of the stem, the four encoder stages and the four decoder stages, at width 1.
+        blocks: residual blocks of the four encoder stages and the four decoder stages.
+        summary: one line for people who choose.
+    """
+
+    channels: tuple[int, int, int, int, int, int, int, int, int]
+    blocks: tuple[int, int, int, int, int, int, int, int]
+    summary: str
+
+
+_STANDARD = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+
+PRESETS: dict[str, Preset] = {
+    "minkunet14s": Preset((16, 24, 40, 64, 112, 80, 48, 32, 24), (1,) * 8, "for a laptop's CPU"),
+    "minkunet18": Preset(_STANDARD, (2,) * 8, "the field's usual baseline"),
+    "minkunet34": Preset(_STANDARD, (2, 3, 4, 6, 2, 2, 2, 2), "deeper encoder, for a GPU"),
+}
+
+
+@dataclass(frozen=True)
+class NetworkOutput:
+    """What the network computes.
+
+    Attributes:
+        logits: (V, classes), in the order of the input's coordinates.
+        features: decoder features by stride, 8, 4, 2 and 1; those of stride 1 on the input's voxels in their order.
+    """
+
+    logits: torch.Tensor
+    features: dict[int, SparseTensor]
+
+
+class _Block(nn.Module):
+    """A convolution, its normalisation and a rectifier."""
+
+    def __init__(self, convolution: SparseConvolution):
+        super().__init__()
+        self.net = nn.Sequential(convolution, BatchNorm(convolution.out_channels), ReLU())
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        out: SparseTensor = self.net(x)
+        return out
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.net = nn.Sequential(
+            SubmanifoldConv3d(in_channels, out_channels),
+            BatchNorm(out_channels),
+            ReLU(),
+            SubmanifoldConv3d(out_channels, out_channels),
+            BatchNorm(out_channels),
+        )
+        self.downsample: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.downsample = nn.Sequential(SubmanifoldConv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        out = self.net(x)
+        return x.with_features(torch.relu(out.features + self.downsample(x).features))
+
+
+def _residual(in_channels: int, out_channels: int, blocks: int) -> list[nn.Module]:
+    return [_ResidualBlock(in_channels if block == 0 else out_channels, out_channels) for block in range(blocks)]
+
+
+class PointNetwork(nn.Module):
+    """MinkUNet: stem, four stages down to stride 16, four stages up, a linear classifier.
+
+    Attributes:
+        preset, width, in_channels, classes: what `build_network` was called with.
+        feature_channels: channels of the decoder features by stride.
+    """
+
+    def __init__(self, preset: str, in_channels: int, classes: int, width: float = 1.0):
+        super().__init__()
+        sizes = PRESETS[preset]
+        c = [max(int(width * channels), 1) for channels in sizes.channels]
+        self.preset, self.width, self.in_channels, self.classes = preset, width, in_channels, classes
+        self.feature_channels = dict(zip(STRIDES, c[5:], strict=True))
+        self.stem = nn.Sequential(
+            SubmanifoldConv3d(in_channels, c[0]),
+            BatchNorm(c[0]),
+            ReLU(),
+            SubmanifoldConv3d(c[0], c[0]),
+            BatchNorm(c[0]),
+            ReLU(),
+        )
+        self.stage1, self.stage2, self.stage3, self.stage4 = (
+            nn.Sequential(
+                _Block(StridedConv3d(c[stage], c[stage])), *_residual(c[stage], c[stage + 1], sizes.blocks[stage])
+            )
+            for stage in range(4)
+        )
+        self.up1, self.up2, self.up3, self.up4 = (
+            nn.ModuleList(
+                [
+                    _Block(TransposedConv3d(c[4 + stage], c[5 + stage])),
+                    nn.Sequential(*_residual(c[5 + stage] + c[3 - stage], c[5 + stage], sizes.blocks[4 + stage])),
+                ]
+            )
+            for stage in range(4)
+        )
+        self.classifier = nn.Sequential(nn.Linear(c[8], classes))
+
+    def forward(self, x: SparseTensor) -> NetworkOutput:
+        """Logits and decoder features of the voxels of `x`, which has `in_channels` channels; none or one voxel too."""
+        order = None if x.maps.is_sorted(x.stride) else x.maps.order(x.stride)
+        inner = x if order is None else _reorder(x, order)
+        skips = [self.stem(inner)]
+        for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
+            skips.append(stage(skips[-1]))
+        out = skips.pop()
+        features: dict[int, SparseTensor] = {}
+        for stride, (up, blocks) in zip(STRIDES, (self.up1, self.up2, self.up3, self.up4), strict=True):
+            out = blocks(cat([up(out), skips.pop()]))
+            features[stride] = out
+        if order is not None:
+            features[1] = x.with_features(torch.empty_like(out.features).index_copy(0, order, out.features))
+        return NetworkOutput(self.classifier(features[1].features), features)
+
+
+def _reorder(x: SparseTensor, order: torch.Tensor) -> SparseTensor:
+    return SparseTensor(x.features.index_select(0, order), x.coordinates.index_select(0, order), x.stride)
+
+
+def build_network(preset: str, *, in_channels: int, classes: int, width: float = 1.0) -> PointNetwork:
+    """Build a network by name, with fresh weights.
+
+    Args:
+        preset: a name of `PRESETS`.
+        in_channels: features of a voxel.
+        classes: classes to tell apart.
+        width: factor on all channels.
+
+    Raises:
+        ConfigError: no preset has this name, or a size is not positive.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"preset: {preset!r} is unknown; there are {', '.join(PRESETS)}")
+    for name, value in (("in_channels", in_channels), ("classes", classes), ("width", width)):
+        if not value > 0:
+            raise ConfigError(f"{name}: {value} is not positive")
+    return PointNetwork(preset, in_channels, classes, width)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,95 @@
+"""Sparse convolutions as modules. Their weights are those of torchsparse 2.1: `kernel` and an optional `bias`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.operator import sparse_convolution
+from mdkt_ros.sparse.tensor import SparseTensor
+
+
+class SparseConvolution(nn.Module):
+    """What the three convolutions share.
+
+    Attributes:
+        kernel: parameter (K, Cin, Cout), or (Cin, Cout) where K is 1.
+        bias: parameter (Cout,) or None.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool, fan: int):
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        volume = kernel_size**3
+        shape = (volume, in_channels, out_channels) if volume > 1 else (in_channels, out_channels)
+        self.kernel = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        bound = 1 / math.sqrt(fan * volume)  # as torchsparse initialises
+        nn.init.uniform_(self.kernel, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def kernel_map(self, x: SparseTensor) -> KernelMap | None:
+        """The map by which the module convolves `x`, from the cache of `x`; None for a 1^3 kernel."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, bias={self.bias is not None}"
+
+
+class SubmanifoldConv3d(SparseConvolution):
+    """Convolution whose output lies on the voxels of its input: kernel 3^3 (or 1^3), stride 1."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, *, bias: bool = False):
+        if kernel_size not in (1, 3):
+            raise ValueError(f"kernel_size must be 1 or 3, not {kernel_size}")
+        super().__init__(in_channels, out_channels, kernel_size, bias, in_channels)
+
+    def kernel_map(self, x: SparseTensor) -> KernelMap | None:
+        return None if self.kernel_size == 1 else x.maps.submanifold(x.stride, self.kernel_size)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(V, Cin) at stride s to (V, Cout) at stride s, the same voxels."""
+        kernel_map = self.kernel_map(x)
+        if kernel_map is None:
+            if self.bias is None:
+                return x.with_features(x.features @ self.kernel)
+            return x.with_features(torch.addmm(self.bias, x.features, self.kernel))
+        return x.with_features(sparse_convolution(x.features, self.kernel, kernel_map, self.bias))
+
+
+class StridedConv3d(SparseConvolution):
+    """Convolution of stride 2, kernel 2^3 or 3^3: every voxel that holds an input voxel becomes an output voxel."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 2, *, bias: bool = False):
+        if kernel_size not in (2, 3):
+            raise ValueError(f"kernel_size must be 2 or 3, not {kernel_size}")
+        super().__init__(in_channels, out_channels, kernel_size, bias, in_channels)
+
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        return x.maps.strided(x.stride, self.kernel_size)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(V, Cin) at stride s to (W, Cout) at stride 2s."""
+        features = sparse_convolution(x.features, self.kernel, self.kernel_map(x), self.bias)
+        return x.at_stride(features, 2 * x.stride)
+
+
+class TransposedConv3d(SparseConvolution):
+    """Transposed 2^3 convolution of stride 2, back onto the voxels that the matching `StridedConv3d` came from."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False):
+        super().__init__(in_channels, out_channels, 2, bias, out_channels)
+
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        return x.maps.strided(x.stride // 2, 2).reversed
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """(W, Cin) at stride 2s to (V, Cout) at stride s."""
+        features = sparse_convolution(x.features, self.kernel, self.kernel_map(x), self.bias)
+        return x.at_stride(features, x.stride // 2)
