@@ -1,0 +1,137 @@
+"""The endless, reproducible stream of training scans, and batches of it.
+
+Position p of the stream is scan `order[p % S]` of epoch `p // S`, augmented by a generator seeded with (seed, p): what
+a position holds depends on nothing else. So a run that is resumed, that has other workers, or that shares its batches
+among processes sees the same scans.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from mdkt_ros.labels import IGNORE
+from mdkt_ros.sparse.tensor import SparseTensor
+from mdkt_ros.voxels import VoxelGrid, Voxels, collate, voxelize
+from training.config import TrainConfig
+from training.data.augment import augment, mix
+from training.data.draw import LabelDraw
+from training.data.scan import Scan, make_scan
+from training.data.source import Source
+
+
+@dataclass(frozen=True)
+class Example:
+    """One scan as the network takes it, and the points it was made from."""
+
+    scan: Scan
+    voxels: Voxels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some scans as one sparse tensor.
+
+    Attributes:
+        names: of the scans.
+        voxels: features (V, F) float32 on coordinates (V, 4).
+        rows: (L,) int64 row in `voxels` of each labelled point in the grid.
+        target: (L,) int64 class ids of the labelled points.
+        scan: (L,) int64 number of the scan that each labelled point belongs to, ascending.
+        examples: the scans' points, for what needs more than the labels; stays on the CPU.
+    """
+
+    names: tuple[str, ...]
+    voxels: SparseTensor
+    rows: Tensor
+    target: Tensor
+    scan: Tensor
+    examples: tuple[Example, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        if device.type == "cpu":
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("voxels", "rows", "target", "scan")}
+        return replace(self, **moved)
+
+
+def make_batch(examples: list[Example]) -> Batch:
+    """Join scans. Labelled points outside the grid are left out: the network says nothing about them."""
+    voxels, offsets = collate([example.voxels for example in examples])
+    rows, target, scan = [], [], []
+    for number, example in enumerate(examples):
+        where = np.flatnonzero((example.scan.target != IGNORE) & (example.voxels.point_to_voxel >= 0))
+        rows.append(example.voxels.point_to_voxel[where] + offsets[number])
+        target.append(example.scan.target[where].astype(np.int64))
+        scan.append(np.full(len(where), number, dtype=np.int64))
+    return Batch(
+        names=tuple(example.scan.name for example in examples),
+        voxels=voxels,
+        rows=torch.from_numpy(np.concatenate(rows)),
+        target=torch.from_numpy(np.concatenate(target)),
+        scan=torch.from_numpy(np.concatenate(scan)),
+        examples=tuple(examples),
+    )
+
+
+class TrainingStream(Dataset[Example]):
+    """Examples by position in the stream; see the module's docstring."""
+
+    def __init__(self, source: Source, draw: LabelDraw, config: TrainConfig, grid: VoxelGrid) -> None:
+        self.source, self.draw, self.config, self.grid = source, draw, config, grid
+        self._kept: list[Scan] | None = None
+        if config.data.cache:
+            self._kept = [self._read(index) for index in range(len(source))]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, position: int) -> Example:
+        config, rng = self.config.augment, np.random.default_rng([self.config.seed, position])
+        scans = len(self.source)
+        epoch, place = divmod(position, scans)
+        index = int(_order(self.config.seed, epoch, scans)[place])
+        scan = augment(self.scan(index), config, rng)
+        if scans > 1 and rng.random() < config.mix:
+            # Never with itself: turned differently, the same labelled point could come in twice.
+            other = (index + 1 + int(rng.integers(scans - 1))) % scans
+            scan = mix(scan, augment(self.scan(other), config, rng), config, rng)
+        return Example(scan, voxelize(scan.points, scan.intensity, self.grid, self.config.model.features))
+
+    def scan(self, index: int) -> Scan:
+        """A scan with its drawn labels, as recorded."""
+        return self._read(index) if self._kept is None else self._kept[index]
+
+    def _read(self, index: int) -> Scan:
+        frame = self.source[index]
+        target = self.draw.target(index, frame.labels, self.source.names[index])
+        return make_scan(self.source.names[index], frame, target, self.source.intensity_scale)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, scans: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch, scans]).permutation(scans)
+
+
+class StreamSampler(Sampler[list[int]]):
+    """Positions of the stream that one process takes at each step, from `start` to `steps`.
+
+    Step s is positions s * B .. (s + 1) * B - 1 whatever the number of processes; process r of W takes every W-th.
+    """
+
+    def __init__(self, batch_size: int, start: int, steps: int, rank: int = 0, world: int = 1) -> None:
+        self.batch_size, self.start, self.steps, self.rank, self.world = batch_size, start, steps, rank, world
+
+    def __len__(self) -> int:
+        return max(0, self.steps - self.start)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.steps):
+            yield list(range(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.world))
