@@ -18,6 +18,7 @@ from mdkt_ros.resources import config_dir
 IGNORE = 255
 """Class id of a point without a label: ignored in the truth, not labelled in a prediction."""
 
+_MAX_ID = 0xFFFF
 _UNLABELLED_COLOR = (96, 96, 96)
 
 
@@ -93,6 +94,15 @@ class LabelSpace:
             raise LabelError(f"{source}: key {error} is missing") from error
         except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise LabelError(f"{source}: not a label space: {error}") from error
+        # Tables are as long as the largest id, so an id out of range must not get that far.
+        for kind, ids in (
+            ("raw", space.raw_ids),
+            ("canonical", space.canonical_raw),
+            ("submission", space.submission_ids),
+        ):
+            for value in ids:
+                if not 0 <= value <= _MAX_ID:
+                    raise LabelError(f"{source}: {kind} id {value} is not in 0 .. {_MAX_ID}")
         if not 0 < len(names) < IGNORE or len(set(names)) != len(names):
             raise LabelError(f"{source}: needs 1 to 254 classes with distinct names, has {len(names)}")
         for group, members in space.groups.items():
