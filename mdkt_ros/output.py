@@ -1,4 +1,4 @@
-"""Results appear whole or not at all: written under a temporary name beside the target, then renamed."""
+"""Results appear whole or not at all: written in a hidden folder beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from mdkt_ros.errors import OutputError
 
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise OutputError when `path` exists and `force` is false, or when its parent folder does not exist."""
-    if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; give another name, or --force to replace it")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    try:
+        if path.exists() and not force:
+            raise OutputError(f"{path}: exists already; give another name, or --force to replace it")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist")
+        # What --force would sweep away here is never a result.
+        if path.name in ("", "..") or (path.is_dir() and Path.cwd().is_relative_to(path.resolve())):
+            raise OutputError(f"{path}: is the current folder or holds it, and is not replaced; give another name")
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror}") from error
 
 
 def _remove(path: Path) -> None:
@@ -27,34 +33,48 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _put(result: Path, target: Path, old: Path) -> None:
+    """Rename `result` to `target`, by way of `old` where a folder is replaced, which no single rename can do."""
+    if os.path.lexists(target) and (result.is_dir() or target.is_dir()):
+        os.replace(target, old)
+        try:
+            os.replace(result, target)
+        except BaseException:
+            os.replace(old, target)
+            raise
+        _remove(old)
+    else:
+        os.replace(result, target)
+
+
 @contextmanager
 def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+    """Yield a temporary path; rename it to `path` when the block ends well, remove it otherwise.
 
-    The block creates a file or a folder at the path that it is given. An error in the block, Ctrl-C included, leaves
-    neither the temporary nor a half-written `path`; with `force`, the old result stays until the new one is whole.
+    The block creates a file or a folder at the path that it is given, which has the name of `path` (writers choose
+    their format by it, and some write it into the file) in a hidden folder of the same disk. An error in the block,
+    Ctrl-C included, leaves neither the temporary nor a half-written `path`; with `force`, the old result stays until
+    the new one is whole.
 
     Raises:
-        OutputError: `path` exists and `force` is false, its folder is missing, or the disk is full.
+        OutputError: `path` exists and `force` is false, its folder is missing, the disk is full, or the block wrote
+            nothing.
     """
     target = Path(path)
     refuse_existing(target, force)
-    # The same suffix, because writers choose their format by it.
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.part{target.suffix}")
+    mark = uuid.uuid4().hex[:12]
+    staging = target.with_name(f".mdkt-{mark}.part")
+    result = staging / target.name
     try:
-        yield temporary
-        if target.exists():
-            old = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.old{target.suffix}")
-            os.replace(target, old)
-            os.replace(temporary, target)
-            _remove(old)
-        else:
-            os.replace(temporary, target)
+        staging.mkdir()
+        yield result
+        if not os.path.lexists(result):
+            raise OutputError(f"{target}: nothing was written")
+        _put(result, target, target.with_name(f".mdkt-{mark}.old"))
     except OSError as error:
-        _remove(temporary)
-        if error.errno is not None and error.filename in (None, str(temporary), str(target)):
+        ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(staging)
+        if error.errno is not None and (ours or os.fspath(error.filename) == str(target)):
             raise OutputError(f"{target}: {os.strerror(error.errno)}; nothing was written") from error
         raise
-    except BaseException:
-        _remove(temporary)
-        raise
+    finally:
+        _remove(staging)
