@@ -187,7 +187,7 @@ def _decode(header: PcdHeader, content: bytes, source: str) -> npt.NDArray[np.vo
         with warnings.catch_warnings():
             # NumPy deprecates 3.0 as the text of a 64-bit integer; there is nothing wrong with reading 3.
             warnings.simplefilter("ignore", DeprecationWarning)
-            stream = io.BufferedReader(io.BytesIO("\n".join(lines).encode() + data))  # type: ignore[type-var]
+            stream: Any = io.BufferedReader(io.BytesIO("\n".join(lines).encode() + data))
             decoded = PointCloud.from_fileobj(stream).pc_data
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
