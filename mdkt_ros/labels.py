@@ -22,6 +22,14 @@ _MAX_ID = 0xFFFF
 _UNLABELLED_COLOR = (96, 96, 96)
 
 
+def _palette(colors: list[Any]) -> npt.NDArray[np.uint8]:
+    values = np.array(colors).reshape(len(colors), 3)
+    # Older NumPy wraps 256 round to 0 where newer ones refuse.
+    if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
+        raise ValueError("a color is three whole numbers 0 .. 255")
+    return values.astype(np.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class LabelSpace:
     """An ordered set of classes; a class id is an index into `names`, 255 (`IGNORE`) is none of them.
@@ -64,7 +72,7 @@ class LabelSpace:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise LabelError(f"{path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise LabelError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
         return cls.from_dict(data, source=str(path))
 
@@ -76,6 +84,8 @@ class LabelSpace:
             names = tuple(str(c["name"]) for c in classes)
             raw_ids = {int(r): IGNORE for r in data.get("ignore", [])}
             for class_id, c in enumerate(classes):
+                if not c["raw"]:
+                    raise LabelError(f"{source}: class {c['name']!r} has no raw id")
                 for raw in c["raw"]:
                     if int(raw) in raw_ids:
                         raise LabelError(f"{source}: raw id {raw} belongs to two classes")
@@ -83,7 +93,7 @@ class LabelSpace:
             space = cls(
                 name=str(data["name"]),
                 names=names,
-                palette=np.array([c["color"] for c in classes], dtype=np.uint8).reshape(len(names), 3),
+                palette=_palette([c["color"] for c in classes]),
                 raw_ids=raw_ids,
                 canonical_raw=tuple(int(c.get("canonical", c["raw"][0])) for c in classes),
                 submission_ids=tuple(int(c["submission"]) for c in classes),
@@ -105,6 +115,11 @@ class LabelSpace:
                     raise LabelError(f"{source}: {kind} id {value} is not in 0 .. {_MAX_ID}")
         if not 0 < len(names) < IGNORE or len(set(names)) != len(names):
             raise LabelError(f"{source}: needs 1 to 254 classes with distinct names, has {len(names)}")
+        for class_id, raw in enumerate(space.canonical_raw):
+            if space.raw_ids.get(raw) != class_id:
+                raise LabelError(
+                    f"{source}: class {names[class_id]!r} has the canonical id {raw}, no raw id of its own"
+                )
         for group, members in space.groups.items():
             for member in members:
                 if member not in names:
