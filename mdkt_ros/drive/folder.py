@@ -41,7 +41,7 @@ def kind_of(path: Path) -> ScanKind | None:
 
 
 class ScanFolder:
-    """Scans in the order of their names: `NN.pcd.bin` + `NN_lidarseg.bin` (nuScenes), `NN.bin` or `NN.pcd` + `NN.label`.
+    """Scans by name: `NN.pcd.bin` with `NN_lidarseg.bin` (nuScenes), `NN.bin` or `NN.pcd` with `NN.label`.
 
     Label files are looked for beside the scans, then in `labels/`. A scan without one has no labels.
 

@@ -51,3 +51,20 @@ ATTRIBUTES = (
 
 VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
 """Levels of tokens 1 to 4: percentage of the object that the six cameras see."""
+
+TABLES = (
+    "category",
+    "attribute",
+    "visibility",
+    "instance",
+    "sensor",
+    "calibrated_sensor",
+    "ego_pose",
+    "log",
+    "scene",
+    "sample",
+    "sample_data",
+    "sample_annotation",
+    "map",
+    "lidarseg",
+)

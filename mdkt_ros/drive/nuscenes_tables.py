@@ -113,7 +113,7 @@ class Tables:
         }
 
     def find(self, rows: dict[str, T], table: str, token: str, needed_by: str) -> T:
-        """What was made of the row of `table` with this token. Raises DriveError that names the table, the token and who needs it."""
+        """What was made of the row with this token. Raises DriveError that names table, token and who needs it."""
         try:
             return rows[token]
         except KeyError:

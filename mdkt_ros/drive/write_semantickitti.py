@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mdkt_ros.camera import Camera
 from mdkt_ros.drive.frame import Frame
 from mdkt_ros.drive.pose import inverse
-from mdkt_ros.drive.write_images import image_bytes
+from mdkt_ros.drive.write_frame import image_bytes, raw_labels, scan_bytes
 from mdkt_ros.errors import DriveError, LabelError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output
@@ -35,8 +35,8 @@ def write_semantickitti(
     """Write `root/sequences/<sequence>`; frames are read one at a time and numbered from 000000.
 
     velodyne/*.bin float32 x y z remission; labels/*.label uint32, raw class id in the low and instance in the high 16
-    bits; image_2/*.png and image_3/*.png; calib.txt P0..P3 and Tr; poses.txt of camera 0 relative to the first frame and
-    times.txt in seconds after it, as KITTI has them. Frames without labels, poses or views leave those out.
+    bits; image_2/*.png and image_3/*.png; calib.txt P0..P3 and Tr; poses.txt of camera 0 relative to the first frame
+    and times.txt in seconds after it, as KITTI has them. Frames without labels, poses or views leave those out.
 
     Args:
         root: data set folder, made when it is not there; other sequences in it stay.
@@ -77,20 +77,15 @@ class _SequenceWriter:
         self.cameras: dict[str, Camera] = {}
         self.poses: list[npt.NDArray[np.float64]] = []
         self.stamps: list[int] = []
-        (folder / "velodyne").mkdir()
 
     def add(self, frame: Frame) -> None:
         number = len(self.stamps)
         self._check(frame, number)
-        count = len(frame.points)
-        scan = np.zeros((count, 4), dtype="<f4")
-        scan[:, :3] = frame.points
-        if frame.intensity is not None:
-            scan[:, 3] = frame.intensity * np.float32(self.intensity_scale)
-        scan.tofile(self.folder / "velodyne" / f"{number:06d}.bin")
-        raw = _raw_labels(frame, self.labels)
+        self._file("velodyne", f"{number:06d}.bin").write_bytes(scan_bytes(frame, 4, self.intensity_scale))
+        raw = raw_labels(frame, self.labels, 0xFFFF)
         if raw is not None:
-            self._file("labels", f"{number:06d}.label").write_bytes(raw.astype("<u4").tobytes())
+            packed = raw | (_instances(frame) << np.uint32(16))
+            self._file("labels", f"{number:06d}.label").write_bytes(packed.astype("<u4").tobytes())
         for view in frame.views:
             self._file(view.camera.name, f"{number:06d}.png").write_bytes(image_bytes(view, "PNG"))
         self.stamps.append(frame.stamp)
@@ -147,24 +142,14 @@ class _SequenceWriter:
         (self.folder / name).write_text("\n".join(lines) + "\n", encoding="ascii", newline="\n")
 
 
-def _raw_labels(frame: Frame, labels: LabelSpace | None) -> npt.NDArray[np.uint32] | None:
-    if frame.raw_labels is not None:
-        raw = frame.raw_labels
-    elif frame.labels is None:
-        return None
-    elif labels is None:
-        raise LabelError(f"frame {frame.name}: has class ids, give the label space that turns them into raw ids")
-    else:
-        raw = labels.to_raw(frame.labels)
-    instance = np.zeros_like(raw) if frame.instance is None else frame.instance
-    if len(raw) != len(frame.points) or len(instance) != len(frame.points):
-        raise LabelError(
-            f"frame {frame.name}: {len(frame.points)} points, {len(raw)} labels, {len(instance)} instances"
-        )
-    for what, values in (("raw class id", raw), ("instance", instance)):
-        if len(values) and int(values.max()) > 0xFFFF:
-            raise LabelError(f"frame {frame.name}: {what} {int(values.max())} does not fit in the format's 16 bits")
-    return np.asarray(raw.astype(np.uint32) | (instance.astype(np.uint32) << np.uint32(16)))
+def _instances(frame: Frame) -> npt.NDArray[np.uint32]:
+    count = len(frame.points)
+    instance = np.zeros(count, dtype=np.uint32) if frame.instance is None else frame.instance
+    if len(instance) != count:
+        raise LabelError(f"frame {frame.name}: {count} points, {len(instance)} instances")
+    if count and int(instance.max()) > 0xFFFF:
+        raise LabelError(f"frame {frame.name}: instance {int(instance.max())}; the format has 0 to {0xFFFF}")
+    return instance.astype(np.uint32)
 
 
 def _row(values: npt.NDArray[Any]) -> str:
