@@ -112,7 +112,6 @@ class TrainConfig:
     resume: bool = False  # go on from out/state.safetensors
     force: bool = False  # replace a run that is in `out`
     save_every: int = 200  # steps between states (the last step and an interruption always leave one)
-    stop_after: int = 0  # leave after that many steps as if interrupted; 0: never
 
 
 PLACE_KEYS = {
@@ -122,7 +121,6 @@ PLACE_KEYS = {
     "resume",
     "force",
     "save_every",
-    "stop_after",
     "data.root",
     "data.draws",
     "data.cache",
@@ -264,7 +262,6 @@ def _check_values(config: TrainConfig) -> None:
         "loss.cross_entropy",
         "loss.lovasz",
         "workers",
-        "stop_after",
     ):
         need(key, flatten(config)[key] >= 0, "0 or more")
     for key in ("augment.flip", "augment.intensity_drop", "augment.mix", "loss.label_smoothing"):

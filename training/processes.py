@@ -1,11 +1,13 @@
-"""One process or several: which one this is, on which device, and sums over all of them."""
+"""One process or several: which one this is, on which device, sums over all of them, and when to stop."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -91,3 +93,22 @@ def _device(name: str, local: int | None) -> torch.device:
         if (device.index or 0) >= torch.cuda.device_count():
             raise ConfigError(f"device = {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one has its usual effect."""
+    received: list[int] = []
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -104,7 +104,7 @@ def check_same_run(state: RunState, config: TrainConfig) -> None:
     for key, value in flatten(config).items():
         if key not in PLACE_KEYS and stored[key] != value:
             raise ConfigError(
-                f"{key} = {value!r}: the run in {state.path} has {stored[key]!r}; resume with the same, or start another"
+                f"{key} = {value!r}: the run in {state.path} has {stored[key]!r}; resume with that, or start another"
             )
 
 

@@ -77,9 +77,10 @@ def _sector(mine: Array, theirs: Array, rng: np.random.Generator) -> Masks:
 
 
 def _bands(mine: Array, theirs: Array, rng: np.random.Generator) -> Masks:
-    """Every second of three to six bands of elevation between -25 and 3 degrees, open at the ends."""
+    """Every second of three to six bands of elevation, about -25 to 3 degrees and open at the ends."""
     bands, parity = int(rng.integers(3, 7)), int(rng.integers(2))
-    edges = np.linspace(np.deg2rad(-25), np.deg2rad(3), bands + 1)[1:-1].astype(np.float32)
+    low, high = np.deg2rad(rng.uniform(-30, -20)), np.deg2rad(rng.uniform(0, 6))
+    edges = np.linspace(low, high, bands + 1)[1:-1].astype(np.float32)
 
     def inside(points: Array) -> npt.NDArray[np.bool_]:
         elevation = np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))

@@ -157,7 +157,7 @@ def save_draw(draw: LabelDraw) -> None:
 def load_draw(path: Path) -> LabelDraw:
     """Read a stored draw. Raises LabelError when the file is not one."""
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             head = json.loads(str(data["head"]))
             arrays = {name: data[name] for name in _ARRAYS}
         return LabelDraw(path, float(head["percent"]), int(head["seed"]), str(head["fingerprint"]), **arrays)

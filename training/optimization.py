@@ -1,0 +1,45 @@
+"""How the weights are moved: optimizer, learning rate, precision, and the weights of the classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.config import OptimConfig
+from training.data.draw import LabelDraw
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
+    """Linear rise over the share `warmup` of the steps, then half a cosine down to zero; `step` counts from 0."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW; norms and biases do not decay."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    kept = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def half_precision(config: OptimConfig, device: torch.device) -> torch.dtype | None:
+    """What autocast computes in, None for float32 throughout; the CPU always takes float32."""
+    if device.type != "cuda" or config.amp == "off":
+        return None
+    bf16 = config.amp == "bf16" or (config.amp == "auto" and torch.cuda.is_bf16_supported())
+    return torch.bfloat16 if bf16 else torch.float16
+
+
+def class_weights(kind: str, draw: LabelDraw) -> Tensor | None:
+    """(C,) 1 / sqrt(share) of each class among the drawn labels (`sqrt`), so that their mean over those labels is 1."""
+    if kind == "none":
+        return None
+    share = draw.counts.sum(0) / draw.counts.sum()
+    weight = np.where(share > 0, 1 / np.sqrt(np.maximum(share, 1e-6)), 0.0)
+    return torch.from_numpy(weight / (weight * share).sum()).float()

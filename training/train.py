@@ -1,0 +1,309 @@
+"""Train the point network from few labels.
+
+    python training/train.py --config config/train/nuscenes_lidarseg.yaml data.percent=1 out=runs/one_percent
+    python training/train.py --config config/train/nuscenes_lidarseg.yaml out=runs/one_percent resume=true
+    torchrun --nproc_per_node 2 training/train.py --config config/train/semantickitti.yaml data.root=/data/semantickitti
+
+Settings are those of training/config.py: a recipe, then `section.key=value` in any number. The run's folder gets
+`state.safetensors` (to resume from, also after Ctrl-C), `model.safetensors` (the vehicle's checkpoint), `log.csv`,
+TensorBoard events and `config.yaml`. The same seed gives the same run, interrupted or not; several processes share each
+batch and do what one process does with all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from mdkt_ros.errors import ConfigError, MdktError, OutputError
+from mdkt_ros.metrics import confusion_matrix, scores
+from mdkt_ros.output import atomic_output
+from training.average import WeightAverage
+from training.config import TrainConfig, load_config, to_yaml
+from training.data.dataset import Batch, StreamSampler, TrainingStream, make_batch
+from training.data.draw import LabelDraw, stored_draw
+from training.data.source import Source, open_source
+from training.export import export_state, make_grid, make_network
+from training.log import RunLog, console
+from training.losses import Labelled, SegmentationLoss, check_finite
+from training.optimization import class_weights, half_precision, learning_rate, make_optimizer
+from training.processes import Processes, join_processes, stop_requests
+from training.state import RunState, check_same_run, load_state, restore, save_state
+
+
+class Interrupted(MdktError):
+    """The run was stopped before its end; its state is saved."""
+
+
+@dataclass
+class Learner:
+    """What a step changes, and how it computes.
+
+    Attributes:
+        network, shared: the point network, and the same behind DistributedDataParallel if there are several processes.
+        average: the running mean of its weights, or None.
+        confusion: (C, C + 1) int64 of this process, over the drawn labels of the current epoch.
+    """
+
+    config: TrainConfig
+    processes: Processes
+    network: nn.Module
+    shared: nn.Module
+    loss: SegmentationLoss
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: WeightAverage | None
+    dtype: torch.dtype | None
+    confusion: Tensor
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], float]:
+        """Weighted losses by name of this process's share of the step, and the labelled points of all processes."""
+        scans = len(torch.unique_consecutive(batch.scan))
+        points, scans_of_all = self.processes.sum([len(batch.rows), scans])
+        world = self.processes.world
+        with torch.autocast(self.processes.device.type, self.dtype, enabled=self.dtype is not None):
+            logits = self.shared(batch.voxels).logits
+        # Labels are on points: a voxel counts once for each labelled point in it, and labels no other point.
+        labelled = Labelled(logits[batch.rows], batch.target, batch.scan, points / world, scans_of_all / world)
+        predicted = labelled.logits.detach().argmax(1).to(torch.uint8).cpu().numpy()
+        truth = batch.target.to(torch.uint8).cpu().numpy()
+        self.confusion += torch.from_numpy(confusion_matrix(truth, predicted, logits.shape[1]))
+        return self.loss(labelled), points
+
+    def step(self, batch: Batch, step: int, steps: int) -> dict[str, float | None]:
+        """One step, `step` from 0. Raises TrainingError when a loss is NaN or infinite."""
+        optim = self.config.optim
+        rate = learning_rate(step, steps, optim.lr, optim.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, points = self.losses(batch)
+        values = dict(zip(losses, torch.stack([v.detach() for v in losses.values()]).tolist(), strict=True))
+        check_finite(values, batch.names, step + 1)
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip if optim.clip > 0 else math.inf)
+        if not self.scaler.is_enabled():
+            check_finite({"gradient norm": float(norm)}, batch.names, step + 1)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.network, step + 1)
+        means = [total / self.processes.world for total in self.processes.sum(list(values.values()))]
+        named = dict(zip(values, means, strict=True))
+        return {"lr": rate, "loss": sum(means), **named, "gradient_norm": float(norm), "labels": points}
+
+    def miou(self) -> float:
+        """mIoU over the drawn labels since the last call, of all processes."""
+        result = scores(self.processes.sum_tensor(self.confusion).numpy()).miou
+        self.confusion.zero_()
+        return result
+
+
+def make_learner(config: TrainConfig, processes: Processes, draw: LabelDraw, classes: int) -> Learner:
+    """Network, loss and optimizer with fresh weights, the same in every process."""
+    torch.manual_seed(config.seed)
+    network = make_network(config, classes).to(processes.device).train()
+    shared: nn.Module = network
+    if processes.world > 1:
+        devices = [processes.device] if processes.device.type == "cuda" else None
+        # Statistics are of all processes already, so there is nothing to hand round before each step.
+        shared = DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+    weights = class_weights(config.loss.class_weights, draw)
+    dtype = half_precision(config.optim, processes.device)
+    return Learner(
+        config=config,
+        processes=processes,
+        network=network,
+        shared=shared,
+        loss=SegmentationLoss(config.loss, None if weights is None else weights.to(processes.device)),
+        optimizer=make_optimizer(network, config.optim),
+        scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16),
+        average=WeightAverage(network, config.optim.average) if config.optim.average > 0 else None,
+        dtype=dtype,
+        confusion=torch.zeros(classes, classes + 1, dtype=torch.int64),
+    )
+
+
+def describe(config: TrainConfig, processes: Processes, source: Source, draw: LabelDraw) -> dict[str, Any]:
+    """What the state and the checkpoint say about data and machine."""
+    if processes.device.type == "cuda":
+        machine = torch.cuda.get_device_name(processes.device)
+    else:
+        machine = f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+    return {
+        "labels": source.labels.to_dict(),
+        "axes": source.axes,
+        "intensity_scale": source.intensity_scale,
+        "fingerprint": draw.fingerprint,
+        "budget": draw.budget(),
+        "machine": machine if processes.world == 1 else f"{processes.world} x {machine}",
+    }
+
+
+def shared_draw(config: TrainConfig, processes: Processes, source: Source) -> LabelDraw:
+    """The stored label draw; where it is missing the first process makes it, the others wait."""
+
+    def draw() -> LabelDraw:
+        data = config.data
+        with Progress(console=console, transient=True, disable=not processes.first) as bar:
+            task = bar.add_task("label draw", total=len(source))
+
+            def progress(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            return stored_draw(source, data.percent, data.draw_seed, Path(data.draws), progress=progress)
+
+    made = draw() if processes.first else None
+    processes.barrier()
+    return made or draw()
+
+
+def prepare_out(config: TrainConfig, processes: Processes) -> RunState | None:
+    """Create the run's folder, or read the state in it when resuming.
+
+    Raises:
+        ConfigError: no `out`, or another configuration than the run's. CheckpointError: no state to resume from.
+        OutputError: a run is there already.
+    """
+    if not config.out:
+        raise ConfigError("out is not set: give the folder of the run, e.g. out=runs/first")
+    out = Path(config.out)
+    if config.resume:
+        state = load_state(out / "state.safetensors")
+        check_same_run(state, config)
+        return state
+    if processes.first:
+        if out.exists() and any(out.iterdir()):
+            if not config.force:
+                raise OutputError(f"{out}: holds a run already; resume=true goes on with it, force=true replaces it")
+            for pattern in (
+                "state.safetensors",
+                "model.safetensors",
+                "log.csv",
+                "config.yaml",
+                "events.out.tfevents.*",
+            ):
+                for path in out.glob(pattern):
+                    path.unlink()
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_output(out / "config.yaml", force=True) as temporary:
+            temporary.write_text(to_yaml(config), encoding="utf-8")
+    return None
+
+
+def train(config: TrainConfig, processes: Processes) -> Path:
+    """Train as configured. Returns the vehicle's checkpoint.
+
+    Raises:
+        ConfigError, DriveError, LabelError, OutputError, CheckpointError: before the first step, one line each.
+        TrainingError: a loss that is not finite. Interrupted: stopped early, the state is saved.
+    """
+    if config.optim.batch_size % processes.world:
+        raise ConfigError(
+            f"optim.batch_size = {config.optim.batch_size}: {processes.world} processes cannot share it evenly"
+        )
+    grid, source = make_grid(config), open_source(config.data)
+    state = prepare_out(config, processes)
+    draw = shared_draw(config, processes, source)
+    if state is not None and state.facts["fingerprint"] != draw.fingerprint:
+        raise ConfigError(f"{config.data.root}: not the data that the run in {state.path} was trained on")
+    learner = make_learner(config, processes, draw, len(source.labels))
+    start, seconds = 0, 0.0
+    if state is not None:
+        restore(state, learner.network, learner.average, learner.optimizer, learner.scaler)
+        start, seconds = state.step, float(state.facts["seconds"])
+        learner.confusion += state.tensors["confusion"] if processes.first else 0
+    batch_size, scans = config.optim.batch_size, len(source)
+    steps = config.optim.steps or max(1, math.ceil(config.optim.epochs * scans / batch_size))
+    facts = {**describe(config, processes, source, draw), "steps": steps}
+    if processes.first:
+        budget = facts["budget"]
+        console.print(
+            f"{scans} scans, {budget['labels']:,} of {budget['points']:,} points labelled "
+            f"({budget['labels_percent_of_points']:.3g} %), {steps} steps, {facts['machine']}"
+        )
+    loader = DataLoader(
+        TrainingStream(source, draw, config, grid),
+        batch_sampler=StreamSampler(batch_size, start, steps, processes.rank, processes.world),
+        collate_fn=make_batch,
+        num_workers=config.workers,
+    )
+    path, began = Path(config.out) / "state.safetensors", time.monotonic() - seconds
+
+    def save(step: int) -> None:
+        # Before the first process writes, since all take part in the sum.
+        confusion = processes.sum_tensor(learner.confusion)
+        if processes.first:
+            facts["seconds"] = round(time.monotonic() - began, 1)
+            save_state(
+                path,
+                config=config,
+                step=step,
+                facts=facts,
+                network=learner.network,
+                average=learner.average,
+                optimizer=learner.optimizer,
+                scaler=learner.scaler,
+                confusion=confusion,
+            )
+
+    columns = ["epoch", "lr", "loss", *learner.loss.terms, "gradient_norm", "labels", "miou", "seconds"]
+    log = RunLog(path.parent, columns, start, steps, quiet=not processes.first)
+    with log, stop_requests() as signals:
+        for step, batch in enumerate(loader, start):
+            values = learner.step(batch.to(processes.device), step, steps)
+            done = step + 1
+            epoch_ends = done * batch_size // scans > step * batch_size // scans
+            values |= {"epoch": done * batch_size / scans, "miou": learner.miou() if epoch_ends else None}
+            log.row(done, {**values, "seconds": round(time.monotonic() - began, 2)})
+            # A signal reaches the processes at different steps: all stop at the same one.
+            stop = processes.sum([len(signals)])[0] > 0
+            if stop or done == steps or done % config.save_every == 0:
+                save(done)
+            if stop and done < steps:
+                raise Interrupted(
+                    f"{path.parent}: stopped after step {done} of {steps}; resume=true goes on from there"
+                )
+    model = path.parent / "model.safetensors"
+    if processes.first:
+        export_state(load_state(path), model, force=True)
+        console.print(f"{model}: trained for {steps} steps in {(time.monotonic() - began) / 60:.1f} minutes")
+    return model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Returns the exit code: 0, 1 with the error on one line, or 130 when interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="recipe, .yaml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's")
+    options = parser.parse_args(arguments)
+    try:
+        config = load_config(options.config, options.overrides)
+        with join_processes(config.device) as processes:
+            train(config, processes)
+    except MdktError as error:
+        # A worker's error comes with the worker's traceback before it.
+        print(str(error).strip().splitlines()[-1], file=sys.stderr)
+        return 130 if isinstance(error, Interrupted) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
