@@ -23,18 +23,23 @@ function bytes(text) {
 // Little-endian, which every browser's machine is.
 const array = (text, Type) => new Type(bytes(text).buffer);
 
+function decodeColumns(holder) {
+  for (const column of ["prediction", "truth", "probability", "intensity", "height"]) {
+    if (holder[column]) holder[column] = bytes(holder[column]);
+  }
+}
+
 function decodeFrame(element) {
   const frame = JSON.parse(element.textContent);
   const steps = array(frame.xyz, Int16Array);
   frame.xyz = new Float32Array(steps.length);
   for (let i = 0; i < steps.length; i++) frame.xyz[i] = steps[i] * frame.scale;
-  for (const column of ["prediction", "truth", "probability", "intensity"]) {
-    if (frame[column]) frame[column] = bytes(frame[column]);
-  }
+  decodeColumns(frame);
   for (const image of frame.images) {
-    image.point = array(image.point, Uint16Array);
     image.uv = array(image.uv, Uint16Array);
     image.radius = bytes(image.radius);
+    decodeColumns(image);
+    image.n = image.radius.length;
   }
   return frame;
 }
@@ -56,11 +61,10 @@ function activeCounts(frame, mode) {
   return (mode === "truth" || !frame.prediction ? frame.truthCounts : frame.predictionCounts) || {};
 }
 
-// RGBA of every point of a frame; alpha 0 hides it.
+// RGBA of every point of a frame, or of those that one of its images shows; alpha 0 hides a point.
 function pointColors(frame, mode, visible, palette) {
   const colors = new Uint8Array(frame.n * 4);
   const labels = activeLabels(frame, mode);
-  const [low, high] = frame.height;
   for (let i = 0; i < frame.n; i++) {
     let color;
     if (mode === "error") {
@@ -70,7 +74,7 @@ function pointColors(frame, mode, visible, palette) {
     } else if (mode === "intensity") {
       color = rampTable[frame.intensity[i]];
     } else if (mode === "height") {
-      color = rampTable[Math.round(255 * Math.min(Math.max((frame.xyz[3 * i + 2] - low) / (high - low), 0), 1))];
+      color = rampTable[frame.height[i]];
     } else {
       color = palette[labels[i]];
     }

@@ -15,8 +15,7 @@ class ImageStrip {
     frame.images.forEach((image, i) => {
       const { img, canvas, caption, button } = this.figures[i];
       img.src = image.src;
-      img.width = canvas.width = image.width;
-      img.height = canvas.height = image.height;
+      [img.width, img.height] = [canvas.width, canvas.height] = image.size;
       img.alt = `Image of ${image.name}`;
       caption.textContent = image.name;
       button.setAttribute("aria-label", `Enlarge ${image.name}`);
@@ -36,13 +35,14 @@ class ImageStrip {
     return { figure, button, img, canvas, caption };
   }
 
-  paint(frame, colors, alpha) {
+  paint(frame, alpha, colorsOf) {
     frame.images.forEach((image, i) => {
+      const colors = colorsOf(image);
       const canvas = this.figures[i].canvas, context = canvas.getContext("2d");
       context.clearRect(0, 0, canvas.width, canvas.height);
       canvas.style.opacity = alpha;
-      for (let k = 0; k < image.point.length; k++) {
-        const at = 4 * image.point[k];
+      for (let k = 0; k < image.n; k++) {
+        const at = 4 * k;
         if (!colors[at + 3]) continue;
         context.fillStyle = `rgb(${colors[at]},${colors[at + 1]},${colors[at + 2]})`;
         context.beginPath();

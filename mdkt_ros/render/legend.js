@@ -84,7 +84,7 @@ function showKey(element, frame, mode) {
   const ends = {
     probability: ["1", "0"],
     intensity: ["0", `≥ ${Number(frame.intensityTop?.toPrecision(3))}`],
-    height: frame.height.map((z) => `${z.toFixed(1)} m`),
+    height: frame.heights.map((z) => `${z.toFixed(1)} m`),
   }[mode];
   element.hidden = !ends && mode !== "error";
   if (ends) {

@@ -19,7 +19,7 @@ from mdkt_ros.drive.frame import Axes
 from mdkt_ros.errors import ConfigError, DriveError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output
-from mdkt_ros.render.page_data import MAX_POINTS, PageFrame, PageStatistics, pack_frame
+from mdkt_ros.render.page_data import PageFrame, PageStatistics, pack_frame
 from mdkt_ros.render.page_tables import classes_html, facts_html, palette_css, timings_html
 from mdkt_ros.render.style import display_palette
 
@@ -59,7 +59,7 @@ def write_page(
         confusion: (C, C + 1) int64 of the whole drive for the table, where the page shows a part of it.
         timings: stage -> milliseconds of each scan; None takes the frames' own.
         note: what the table's figures were counted on; None says the frames of this page.
-        point_limit: 1 to 65,535.
+        point_limit: points of a frame that are drawn, at least 1.
         force: replace an existing `out`.
         progress: called with (done, total), total 0 where the number of frames is not known beforehand.
 
@@ -70,8 +70,8 @@ def write_page(
         OutputError: `out` exists and `force` is false, or cannot be written.
         DriveError: no frame. ConfigError: `point_limit` is out of range. CameraError, LabelError: a frame does not fit.
     """
-    if not 1 <= point_limit <= MAX_POINTS:
-        raise ConfigError(f"point_limit is {point_limit}: 1 to {MAX_POINTS} points a frame fit on a page")
+    if point_limit < 1:
+        raise ConfigError(f"point_limit is {point_limit}: needs at least one point a frame")
     total = len(frames) if isinstance(frames, Sequence) else 0
     statistics = PageStatistics(labels)
     script = _script()
@@ -96,7 +96,7 @@ def write_page(
                 progress(done, max(total, done) if total else 0)
         if not statistics.frames:
             raise DriveError(f"{os.fspath(out)}: there is no scan to show")
-        counted = note or f"Counted over every point of the {_frames(statistics.frames)} on this page."
+        counted = note or f"Counted over every point of {_these(statistics.frames)}."
         stages = {s: list(v) for s, v in timings.items()} if timings is not None else statistics.timings
         file.write(
             Template(middle).substitute(
@@ -137,6 +137,10 @@ def _either(packed: dict[str, Any]) -> dict[str, int]:
 def _meta(labels: LabelSpace, palette: npt.NDArray[np.uint8]) -> dict[str, Any]:
     groups = {name: [labels.names.index(member) for member in members] for name, members in labels.groups.items()}
     return {"names": list(labels.names), "palette": palette.tolist(), "groups": groups}
+
+
+def _these(count: int) -> str:
+    return "this scan" if count == 1 else f"the {count} scans on this page"
 
 
 def _frames(count: int) -> str:

@@ -20,9 +20,6 @@ from mdkt_ros.metrics import confusion_matrix
 from mdkt_ros.render.overlay import dots
 from mdkt_ros.render.style import height_range, to_x_forward
 
-MAX_POINTS = 65_535
-"""Points of a frame on a page: overlays refer to them by 16-bit index."""
-
 _THINNING_CELL = 0.2
 _JPEG_QUALITY = 80
 _UV_STEPS = 16
@@ -134,42 +131,62 @@ def pack_frame(frame: PageFrame, *, axes: Axes, limit: int, image_width: int) ->
     kept = thin(frame.points, limit)
     xyz = to_x_forward(frame.points[kept], axes)
     scale = max(float(np.abs(xyz).max(initial=0.0)), 1.0) / 32767
-    low, high = height_range(xyz[:, 2])
+    columns, about = _columns(frame, axes)
     packed: dict[str, Any] = {
         "name": frame.name,
         "stamp": str(frame.stamp),
         "total": len(frame.points),
         "n": len(kept),
         "scale": scale,
-        "height": [low, high],
         "xyz": _base64(np.round(xyz / scale), "<i2"),
+        **about,
+        **_encode(columns, kept),
     }
     if frame.class_id is not None:
-        packed["prediction"] = _base64(frame.class_id[kept], "u1")
         packed["predictionCounts"] = _counts(frame.class_id)
     if frame.truth is not None:
-        packed["truth"] = _base64(frame.truth[kept], "u1")
         packed["truthCounts"] = _counts(frame.truth)
     if frame.class_id is not None and frame.truth is not None:
         scored = frame.truth != IGNORE
         packed["scored"] = int(scored.sum())
         packed["wrong"] = int((scored & (frame.truth != frame.class_id)).sum())
+    packed["images"] = [_pack_image(frame, columns, image_width, *image) for image in frame.images]
+    return packed
+
+
+def _columns(frame: PageFrame, axes: Axes) -> tuple[dict[str, npt.NDArray[np.uint8]], dict[str, Any]]:
+    """What a point can be coloured by, one byte each (N,), and what the ends of the scales mean."""
+    z = to_x_forward(frame.points, axes)[:, 2]
+    low, high = height_range(z)
+    columns = {"height": _byte(np.nan_to_num(z - low) / (high - low))}
+    about: dict[str, Any] = {"heights": [low, high]}
+    if frame.class_id is not None:
+        columns["prediction"] = frame.class_id
+    if frame.truth is not None:
+        columns["truth"] = frame.truth
     if frame.probability is not None:
-        packed["probability"] = _base64(np.round(np.clip(np.nan_to_num(frame.probability[kept]), 0, 1) * 255), "u1")
+        columns["probability"] = _byte(np.nan_to_num(frame.probability))
     if frame.intensity is not None:
-        values = np.nan_to_num(np.asarray(frame.intensity[kept], dtype=np.float64), posinf=0.0, neginf=0.0)
+        values = np.nan_to_num(np.asarray(frame.intensity, dtype=np.float64), posinf=0.0, neginf=0.0)
         # A retroreflector would leave everything else black: the scale ends at the 98th percentile.
         top = float(np.percentile(values, 98)) if len(values) else 1.0
-        top = top if top > 0 else 1.0
-        packed["intensity"] = _base64(np.round(np.clip(values / top, 0, 1) * 255), "u1")
-        packed["intensityTop"] = top
-    packed["images"] = [_pack_image(frame, kept, image_width, *image) for image in frame.images]
-    return packed
+        about["intensityTop"] = top if top > 0 else 1.0
+        columns["intensity"] = _byte(values / about["intensityTop"])
+    return columns, about
+
+
+def _byte(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
+    scaled: npt.NDArray[np.uint8] = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return scaled
+
+
+def _encode(columns: Mapping[str, npt.NDArray[np.uint8]], kept: npt.NDArray[np.int64]) -> dict[str, str]:
+    return {name: _base64(column[kept], "u1") for name, column in columns.items()}
 
 
 def _pack_image(
     frame: PageFrame,
-    kept: npt.NDArray[np.int64],
+    columns: Mapping[str, npt.NDArray[np.uint8]],
     width: int,
     name: str,
     image: Image.Image | npt.NDArray[np.uint8],
@@ -181,27 +198,25 @@ def _pack_image(
             f"frame {frame.name}, image {name}: {picture.width}x{picture.height} pixels, "
             f"the camera is calibrated for {camera.width}x{camera.height}"
         )
-    # Seen or hidden is decided with every point, since the thinned cloud has holes to look through.
+    # Every point that the camera sees, not the thinned ones: a few per cent of the scan, where detail counts.
     seen = dots(camera, frame.points)
-    position = np.full(len(frame.points), -1, dtype=np.int64)
-    position[kept] = np.arange(len(kept))
-    shown = position[seen.point] >= 0
     shrink = min(1.0, width / picture.width)
     size = (max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink)))
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
+    # What was right on the full image would be lost in a reduced one.
+    radius = seen.radius if shrink == 1 else np.maximum(seen.radius * shrink, 1.1)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    centre = np.clip((seen.pixels[shown] + 0.5) * shrink * _UV_STEPS, 0, 65535)
+    centre = np.clip((seen.pixels + 0.5) * shrink * _UV_STEPS, 0, 65535)
     return {
         "name": name,
-        "width": size[0],
-        "height": size[1],
+        "size": size,
         "src": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"),
         "step": 1 / _UV_STEPS,
-        "point": _base64(position[seen.point[shown]], "<u2"),
         "uv": _base64(np.round(centre), "<u2"),
-        "radius": _base64(np.round(np.clip(seen.radius[shown] * shrink * 32, 1, 255)), "u1"),
+        "radius": _base64(np.round(np.clip(radius * 32, 1, 255)), "u1"),
+        **_encode(columns, seen.point),
     }
 
 

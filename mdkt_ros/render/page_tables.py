@@ -103,13 +103,9 @@ def timings_html(timings: dict[str, list[float]]) -> str:
     """Section with a row a stage: median and largest milliseconds; empty text without timings."""
     if not timings:
         return ""
-    medians = {stage: float(np.median(values)) for stage, values in timings.items()}
-    longest = max(max(medians.values()), 1e-9)
     rows = "".join(
         f'<tr><th scope="row">{escape(stage)}</th>'
-        f'<td class="bar"><meter min="0" max="{longest:.4f}" value="{medians[stage]:.4f}" '
-        f'aria-label="Median of {escape(stage)}"></meter>{medians[stage]:.1f} ms</td>'
-        f"<td>{max(values):.1f} ms</td></tr>"
+        f"<td>{float(np.median(values)):.1f} ms</td><td>{max(values):.1f} ms</td></tr>"
         for stage, values in timings.items()
     )
     return (

@@ -44,9 +44,10 @@ function classesOnPage() {
 function recolor() {
   if (state.mode === null) return;
   const frame = current();
-  colors = pointColors(frame, state.mode, legend.visible, meta.palette);
+  const colorsOf = (points) => pointColors(points, state.mode, legend.visible, meta.palette);
+  colors = colorsOf(frame);
   renderer?.setColors(colors);
-  strip.paint(frame, colors, Number($("alpha").value));
+  strip.paint(frame, Number($("alpha").value), colorsOf);
   redraw();
 }
 
