@@ -68,6 +68,6 @@ class ImagePairing(Generic[CameraT, ImageT]):
         newest = self._newest.get(stream)
         if newest is not None and stamp < newest - self.max_delay:
             self._images.clear()
-            # Every stream goes back with the first that does: the others' own jumps must not wipe what arrives after it.
+            # Every stream goes back with the first that does: the others' jumps must not wipe what arrives after it.
             self._newest = {other: min(last, stamp) for other, last in self._newest.items()}
         self._newest[stream] = max(stamp, self._newest.get(stream, stamp))
