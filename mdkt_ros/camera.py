@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial import Polynomial
 
 from mdkt_ros.errors import CameraError
 
@@ -29,7 +31,7 @@ class Projection(NamedTuple):
     in_view: npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """A calibrated camera beside a LiDAR.
 
@@ -41,6 +43,9 @@ class Camera:
         distortion: ROS name of the model (`sensor_msgs/CameraInfo`), `none` for rectified images.
         coefficients: plumb_bob k1 k2 p1 p2 k3; rational_polynomial k1 k2 p1 p2 k3 k4 k5 k6; equidistant k1 k2 k3 k4.
         projection_offset: (3,) float64 added after the matrix, the fourth column of a 3x4 projection (KITTI's P2).
+
+    Raises:
+        CameraError: the calibration is incomplete or not finite; the message names the camera.
     """
 
     name: str
@@ -55,58 +60,85 @@ class Camera:
     def __post_init__(self) -> None:
         needed = {"none": 0, "plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
         if self.distortion not in needed:
-            raise CameraError(f"camera {self.name}: distortion model {self.distortion!r} is not one of {', '.join(needed)}")
-        if self.distortion != "none" and len(self.coefficients) != needed[self.distortion]:
             raise CameraError(
-                f"camera {self.name}: {self.distortion} takes {needed[self.distortion]} coefficients, got {len(self.coefficients)}"
+                f"camera {self.name}: distortion model {self.distortion!r} is not one of {', '.join(needed)}"
             )
-        if np.shape(self.matrix) != (3, 3) or not np.isfinite(self.matrix).all() or abs(np.linalg.det(self.matrix)) < 1e-9:
+        if self.distortion != "none" and len(self.coefficients) != needed[self.distortion]:
+            count = f"{needed[self.distortion]} coefficients, got {len(self.coefficients)}"
+            raise CameraError(f"camera {self.name}: {self.distortion} takes {count}")
+        if (
+            np.shape(self.matrix) != (3, 3)
+            or not np.isfinite(self.matrix).all()
+            or abs(np.linalg.det(self.matrix)) < 1e-9
+        ):
             raise CameraError(f"camera {self.name}: the 3x3 camera matrix is singular or not finite: not calibrated?")
         if np.shape(self.camera_from_lidar) != (4, 4) or not np.isfinite(self.camera_from_lidar).all():
             raise CameraError(f"camera {self.name}: camera_from_lidar must be a finite 4x4 matrix")
+        if np.shape(self.projection_offset) != (3,) or not np.isfinite(self.projection_offset).all():
+            raise CameraError(f"camera {self.name}: projection_offset must be 3 finite numbers")
+        if not np.isfinite(self.coefficients).all():
+            raise CameraError(f"camera {self.name}: the distortion coefficients {self.coefficients} are not finite")
         if self.width <= 0 or self.height <= 0:
             raise CameraError(f"camera {self.name}: image size {self.width}x{self.height}")
 
     def project(self, points: npt.NDArray[np.floating]) -> Projection:
         """Project points (N, 3), metres, LiDAR frame. Non-finite points are never in view."""
-        xyz = np.asarray(points, dtype=np.float64) @ self.camera_from_lidar[:3, :3].T + self.camera_from_lidar[:3, 3]
-        # KITTI's rectified right cameras: the offset shifts the point before the division, depth included.
-        depth = xyz[:, 2] + self.projection_offset[2]
-        with np.errstate(invalid="ignore"):
+        # Points that are not finite, or so far away that squares overflow, come out as NaN or inf: not in view.
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            xyz = (
+                np.asarray(points, dtype=np.float64) @ self.camera_from_lidar[:3, :3].T + self.camera_from_lidar[:3, 3]
+            )
+            # KITTI's rectified right cameras: the offset shifts the point before the division, depth included.
+            depth = xyz[:, 2] + self.projection_offset[2]
             front = depth > MIN_DEPTH
-        homogeneous = np.where(front[:, None], xyz, (0.0, 0.0, 1.0))
-        if self.distortion != "none":
-            x, y = self._distort(homogeneous[:, 0] / homogeneous[:, 2], homogeneous[:, 1] / homogeneous[:, 2])
-            homogeneous = np.stack([x, y, np.ones_like(x)], axis=1) * homogeneous[:, 2:]
-        image = homogeneous @ self.matrix.T + self.projection_offset
-        pixels = image[:, :2] / image[:, 2:]
-        with np.errstate(invalid="ignore"):
-            in_view = front & (pixels > -0.5).all(1) & (pixels[:, 0] < self.width - 0.5) & (pixels[:, 1] < self.height - 0.5)
+            homogeneous = np.where(front[:, None], xyz, (0.0, 0.0, 1.0))
+            if self.distortion != "none":
+                x, y = self._distort(homogeneous[:, 0] / homogeneous[:, 2], homogeneous[:, 1] / homogeneous[:, 2])
+                homogeneous = np.stack([x, y, np.ones_like(x)], axis=1) * homogeneous[:, 2:]
+            image = homogeneous @ self.matrix.T + self.projection_offset
+            pixels = image[:, :2] / image[:, 2:]
+            inside = (pixels[:, 0] < self.width - 0.5) & (pixels[:, 1] < self.height - 0.5)
+            in_view = front & (pixels > -0.5).all(1) & inside
         pixels[~in_view] = np.nan
         return Projection(pixels, depth, in_view)
+
+    def _polynomials(self) -> tuple[Polynomial, Polynomial]:
+        """Numerator and denominator of the radial factor, in squared radius (squared angle for equidistant)."""
+        k = self.coefficients
+        if self.distortion == "equidistant":
+            return Polynomial([1.0, *k]), Polynomial([1.0])
+        denominator = [1.0, *k[5:]] if self.distortion == "rational_polynomial" else [1.0]
+        return Polynomial([1.0, k[0], k[1], k[4]]), Polynomial(denominator)
+
+    @functools.cached_property
+    def _fold(self) -> float:
+        """Squared radius (angle) where the distorted radius stops growing: the end of what the model describes.
+
+        Beyond it the polynomial turns back, and points far outside the lens would fold into the image.
+        """
+        n, d = self._polynomials()
+        t = Polynomial([0.0, 1.0])
+        # d/dr of r n(r^2)/d(r^2), times d^2; a root of d is a pole.
+        slope = n * d + 2 * t * (n.deriv() * d - n * d.deriv())
+        roots = np.concatenate([np.atleast_1d(slope.trim().roots()), np.atleast_1d(d.trim().roots())])
+        real = roots.real[(np.abs(roots.imag) < 1e-9 * np.maximum(1.0, np.abs(roots))) & (roots.real > 0)]
+        return float(real.min(initial=np.inf))
 
     def _distort(
         self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Normalised image coordinates to distorted ones, as OpenCV's calib3d and fisheye modules define them."""
+        numerator, denominator = self._polynomials()
         r2 = x * x + y * y
         if self.distortion == "equidistant":
             r = np.sqrt(r2)
             theta = np.arctan(r)
-            k1, k2, k3, k4 = self.coefficients
-            t2 = theta * theta
-            bent = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
-            scale = np.where(r > 1e-8, bent / np.maximum(r, 1e-8), 1.0)
-            return x * scale, y * scale
-        k1, k2, p1, p2, k3 = self.coefficients[:5]
-        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-        # Beyond the radius where the polynomial turns back, points far outside the lens fold into the image.
-        slope = 1 + r2 * (3 * k1 + r2 * (5 * k2 + r2 * 7 * k3))
-        if self.distortion == "rational_polynomial":
-            k4, k5, k6 = self.coefficients[5:]
-            radial = radial / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
-            slope = np.ones_like(r2)
-        folded = (slope <= 0) | (radial <= 0)
+            scale = np.where(r > 1e-8, theta / np.maximum(r, 1e-8), 1.0) * numerator(theta * theta)
+            folded = theta * theta >= self._fold
+            return np.where(folded, np.inf, x * scale), np.where(folded, np.inf, y * scale)
+        p1, p2 = self.coefficients[2:4]
+        radial = numerator(r2) / denominator(r2)
+        folded = r2 >= self._fold
         bent_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
         bent_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
         return np.where(folded, np.inf, bent_x), np.where(folded, np.inf, bent_y)
@@ -115,9 +147,9 @@ class Camera:
 def visible(projection: Projection, camera: Camera, *, splat: int = 4, margin: float = 0.05) -> npt.NDArray[np.bool_]:
     """Which points in view the camera sees, (N,) bool: not those well behind a nearer point around their pixel.
 
-    The LiDAR sits elsewhere than the camera and looks past what the camera has in front of it. Points are splatted into
-    cells of `splat` pixels; a point is hidden when its depth exceeds the nearest one of its cell and the eight around it
-    by more than `margin` of that depth plus half a metre.
+    The LiDAR sits elsewhere than the camera and looks past what the camera has in front of it. Points are splatted
+    into cells of `splat` pixels; a point is hidden when its depth exceeds the nearest one of its cell and the eight
+    around it by more than `margin` of that depth plus half a metre.
     """
     seen = projection.in_view.copy()
     index = np.flatnonzero(seen)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mdkt_ros.errors import LabelError
 from mdkt_ros.labels import IGNORE
 
 
@@ -16,8 +17,15 @@ def confusion_matrix(
     """Count points by (true class, predicted class), (C, C + 1) int64; the last column counts points left unlabelled.
 
     Points whose truth is 255 are left out. A prediction of 255 is a miss of the true class, never a way out.
+
+    Raises:
+        LabelError: the two differ in length, or the truth holds a class id that is neither below `classes` nor 255.
     """
+    if truth.shape != prediction.shape or truth.ndim != 1:
+        raise LabelError(f"{truth.shape} true labels and {prediction.shape} predicted ones do not belong together")
     kept = truth != IGNORE
+    if (truth[kept] >= classes).any():
+        raise LabelError(f"true class id {truth[kept].max()} is not one of {classes} classes")
     predicted = np.minimum(prediction[kept].astype(np.int64), classes)
     flat = truth[kept].astype(np.int64) * (classes + 1) + predicted
     return np.bincount(flat, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
