@@ -1,0 +1,277 @@
+"""Segmenter: points in, a label for every point out. The whole product in one call."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mdkt_ros.checkpoint import CheckpointMeta, load_checkpoint
+from mdkt_ros.errors import ConfigError
+from mdkt_ros.labels import IGNORE, LabelSpace
+from mdkt_ros.nearest import nearest_voxel
+from mdkt_ros.network import PointNetwork
+from mdkt_ros.resources import weights_dir
+from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
+
+SHIPPED = "mdkt_synthetic_kitti.safetensors"
+"""The checkpoint that ships with the package, in `resources.weights_dir()`."""
+
+MAX_POINTS = 1_000_000
+"""More than one scan of today's sensors (128 beams x 2048 columns, two returns: 524 k)."""
+
+_SATURATED, _DARK = 2.0, 0.01
+_FULL_SCALES = (1.0, 255.0, 65535.0)
+
+
+class IntensityWarning(UserWarning):
+    """The intensity does not look like what the network was trained on."""
+
+
+class PointLimitWarning(UserWarning):
+    """A cloud has more points than `max_points`, so that some get the label of their nearest neighbours."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Labels of N points, in their order.
+
+    Attributes:
+        class_id: (N,) uint8, index into the segmenter's `labels.names`; 255 = not labelled (NaN, inf, out of range).
+        probability: (N,) float32 of `class_id`; 0 where not labelled.
+        entropy: (N,) float32 nats of the class distribution; 0 where not labelled.
+        timings: milliseconds by stage: preprocess, inference, postprocess, total.
+    """
+
+    class_id: npt.NDArray[np.uint8]
+    probability: npt.NDArray[np.float32]
+    entropy: npt.NDArray[np.float32]
+    timings: dict[str, float]
+
+    def __len__(self) -> int:
+        return len(self.class_id)
+
+
+class Segmenter:
+    """Labels clouds with one network on one device.
+
+    Attributes:
+        labels: the classes that a class id indexes.
+        meta: all that the checkpoint says about the network.
+        device: where the network runs.
+        intensity_scale: what multiplies the sensor's intensity.
+        max_points: the most points that the network is given.
+    """
+
+    def __init__(
+        self,
+        network: PointNetwork,
+        meta: CheckpointMeta,
+        *,
+        device: str | torch.device = "cpu",
+        intensity_scale: float | None = None,
+        max_points: int = MAX_POINTS,
+    ):
+        """Take over `network`: it is moved to `device` and put into evaluation mode. See `load` for the parameters."""
+        scale = meta.intensity_scale if intensity_scale is None else intensity_scale
+        if not (math.isfinite(scale) and scale > 0):
+            raise ConfigError(f"intensity_scale: {scale} is not a positive number")
+        if max_points < 1:
+            raise ConfigError(f"max_points: {max_points} is not at least 1")
+        self.device = resolve_device(device)
+        self.network = network.to(self.device).eval()
+        self.meta = meta
+        self.intensity_scale = float(scale)
+        self.max_points = int(max_points)
+        self._warned: set[type[Warning]] = set()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        device: str | torch.device = "auto",
+        *,
+        intensity_scale: float | None = None,
+        max_points: int = MAX_POINTS,
+    ) -> Segmenter:
+        """Load a checkpoint; without a path the shipped one.
+
+        Args:
+            path: a `.safetensors` checkpoint.
+            device: `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where there is one.
+            intensity_scale: multiplies the sensor's intensity, so that it lies in 0..1; None: as the checkpoint says.
+            max_points: a cloud with more points in range is subsampled evenly to so many; see `segment`.
+
+        Raises:
+            CheckpointError: the file cannot be used. ConfigError: a parameter cannot.
+        """
+        device = resolve_device(device)
+        network, meta = load_checkpoint(weights_dir() / SHIPPED if path is None else path)
+        return cls(network, meta, device=device, intensity_scale=intensity_scale, max_points=max_points)
+
+    @property
+    def labels(self) -> LabelSpace:
+        return self.meta.labels
+
+    def segment(self, points: npt.ArrayLike, intensity: npt.ArrayLike | None = None) -> Segmentation:
+        """Label points (N, 3), metres in the LiDAR frame; `intensity` (N,) as the sensor gives it, or None.
+
+        All points of a voxel get one label. Points that are NaN, infinite or outside the grid come back as 255. Above
+        `max_points` the network gets the voxels of evenly chosen points, and a voxel that none of them is in takes the
+        label of the nearest one that has it (`nearest.nearest_voxel`). N and order are kept; the input is not modified.
+
+        Raises:
+            CloudError: wrong shapes or types.
+        """
+        start = time.perf_counter()
+        xyz, values = check_points(points, intensity)
+        voxels = self._voxelize(xyz, self._scaled(values))
+        voxels, row_of_point = self._limit(voxels)
+        batch, _ = collate([voxels])
+        self._wait()
+        ready = time.perf_counter()
+        with torch.inference_mode():
+            if len(voxels):
+                logits = self.network(batch).logits
+            else:
+                logits = batch.features.new_zeros(0, len(self.labels))
+            self._wait()
+            inferred = time.perf_counter()
+            class_id, probability, entropy = (table[row_of_point].cpu().numpy() for table in _tables(logits))
+        end = time.perf_counter()
+        timings = {
+            "preprocess": 1e3 * (ready - start),
+            "inference": 1e3 * (inferred - ready),
+            "postprocess": 1e3 * (end - inferred),
+            "total": 1e3 * (end - start),
+        }
+        return Segmentation(class_id, probability, entropy, timings)
+
+    def _voxelize(self, xyz: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None) -> TensorVoxels:
+        if self.device.type != "cpu":
+            values = None if intensity is None else _to_device(intensity, self.device)
+            return voxelize_tensor(_to_device(xyz, self.device), values, self.meta.grid, self.meta.features)
+        voxels = voxelize(xyz, intensity, self.meta.grid, self.meta.features)
+        return TensorVoxels(
+            torch.from_numpy(voxels.coordinates),
+            torch.from_numpy(voxels.features),
+            torch.from_numpy(voxels.point_to_voxel),
+        )
+
+    def _limit(self, voxels: TensorVoxels) -> tuple[TensorVoxels, torch.Tensor]:
+        """The voxels for the network, at most `max_points`, and the row of each point among them (-1: in none)."""
+        rows = voxels.point_to_voxel
+        if len(rows) <= self.max_points:
+            return voxels, rows
+        labelled = (rows >= 0).nonzero().squeeze(1)
+        count = len(labelled)
+        if count <= self.max_points:
+            return voxels, rows
+        self._warn(
+            PointLimitWarning,
+            f"{count} points in range are more than max_points = {self.max_points}: the network gets every "
+            f"{count / self.max_points:.3g}th, the others take the nearest label; raise max_points, or crop the cloud",
+        )
+        chosen = torch.arange(self.max_points, device=rows.device) * count // self.max_points
+        kept = torch.zeros(len(voxels), dtype=torch.bool, device=rows.device)
+        kept[rows[labelled[chosen]]] = True
+        # One row more, because point rows of -1 index the last.
+        row_of_voxel = torch.full((len(voxels) + 1,), -1, dtype=torch.int64, device=rows.device)
+        row_of_voxel[:-1][kept] = torch.arange(int(kept.sum()), device=rows.device)
+        row_of_voxel[:-1][~kept] = nearest_voxel(voxels.coordinates[~kept], voxels.coordinates[kept])
+        return TensorVoxels(voxels.coordinates[kept], voxels.features[kept], rows), row_of_voxel[rows]
+
+    def _scaled(self, intensity: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+        if "intensity" not in self.meta.features:
+            return None
+        if intensity is None:
+            self._warn(
+                IntensityWarning, "intensity: the cloud has none, but the network was trained with it; 0 is used"
+            )
+            return None
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled: npt.NDArray[np.float32] = intensity * np.float32(self.intensity_scale)
+        if IntensityWarning not in self._warned and (doubt := _doubt(scaled, intensity, self.intensity_scale)):
+            self._warn(IntensityWarning, doubt)
+        return scaled
+
+    def _warn(self, category: type[Warning], message: str) -> None:
+        """Once per segmenter, not per scan."""
+        if category not in self._warned:
+            self._warned.add(category)
+            warnings.warn(message, category, stacklevel=4)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _to_device(array: npt.NDArray[np.float32], device: torch.device) -> torch.Tensor:
+    # PyTorch takes neither read-only nor backward arrays.
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
+
+
+def _tables(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Class, probability and entropy (V + 1,) of each voxel, and last those of a point in no voxel (255, 0, 0)."""
+    count = len(logits)
+    class_id = torch.full((count + 1,), IGNORE, dtype=torch.uint8, device=logits.device)
+    probability, entropy = logits.new_zeros(2, count + 1, dtype=torch.float32)
+    if count:
+        best, index = logits.float().max(dim=1)
+        shifted = logits.float() - best[:, None]
+        weight = shifted.exp()
+        total = weight.sum(dim=1)
+        nats = (total.log() - (weight * shifted).sum(dim=1) / total).clamp_(min=0)
+        # Logits that are not finite (intensity of 1e30) are no prediction; any one makes the entropy NaN.
+        sound = torch.isfinite(nats)
+        class_id[:-1] = torch.where(sound, index, IGNORE)
+        probability[:-1] = torch.where(sound, total.reciprocal(), 0)
+        entropy[:-1] = torch.where(sound, nats, 0)
+    return class_id, probability, entropy
+
+
+def _doubt(scaled: npt.NDArray[np.float32], raw: npt.NDArray[np.float32], scale: float) -> str | None:
+    """What contradicts that `scaled` intensity lies in 0..1, with the option to set; None if nothing does."""
+    step = max(1, len(scaled) // 4096)
+    sample = scaled[::step]
+    sample = sample[np.isfinite(sample)]
+    if len(sample) < 100:
+        return None
+    high = float(np.quantile(sample, 0.99))
+    if high <= _SATURATED and sample.max() >= _DARK:
+        return None
+    top = float(np.max(raw, where=np.isfinite(raw), initial=0))
+    if high > _SATURATED:
+        finding = f"1 % of the values are above {high:.4g}"
+    elif top * scale >= _DARK:
+        return None
+    elif top <= 0:
+        return f"intensity: no value is above 0, but the network was trained with 0..1 (intensity_scale = {scale:.4g})"
+    else:
+        finding = f"all values are below {_DARK}"
+    full = top if top < 0.1 else next((value for value in _FULL_SCALES if top <= value), top)
+    return (
+        f"intensity: after intensity_scale = {scale:.4g} {finding}, but the network was trained with 0..1; the cloud's "
+        f"values reach {top:.4g}: set intensity_scale to about {1 / full:.3g}"
+    )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine. Raises ConfigError."""
+    name = str(device)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in {"cpu", "cuda"} or (index and not index.isdecimal()) or (kind == "cpu" and index not in {"", "0"}):
+        raise ConfigError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            raise ConfigError(f"device: {name!r} is not there; PyTorch sees {count} CUDA devices. Use cpu or auto")
+    return torch.device(name)
