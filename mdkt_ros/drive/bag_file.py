@@ -65,6 +65,17 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _check_database(path: Path) -> None:
+    # SQLite reads a database without its last pages while nothing asks for them: messages would be missing silently.
+    with path.open("rb") as file:
+        header = file.read(32)
+    if path.suffix == ".db3" and header.startswith(b"SQLite format 3\0") and len(header) == 32:
+        page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+        expected = (65536 if page == 1 else page) * pages
+        if path.stat().st_size < expected:
+            raise ReaderError(f"{path.name} has {path.stat().st_size} of {expected} bytes")
+
+
 class BagFile:
     """A rosbag2 opened for reading: a folder with metadata.yaml, or one .mcap or .db3 file. Use as a context manager.
 
@@ -91,6 +102,8 @@ class BagFile:
         if self.path.is_file() and storage is None:
             raise DriveError(f"{self.path}: not a rosbag2: a folder with metadata.yaml, a .mcap or a .db3 file")
         with _readable(self.path):
+            for part in self.path.glob("*.db3") if self.path.is_dir() else [self.path]:
+                _check_database(part)
             self._reader = Reader(self.path)
             self._reader.open()
         try:
