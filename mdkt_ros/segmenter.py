@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 
 from mdkt_ros.checkpoint import CheckpointMeta, load_checkpoint
+from mdkt_ros.checkpoint_meta import AXES
+from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.nearest import nearest_voxel
@@ -66,6 +68,7 @@ class Segmenter:
         meta: all that the checkpoint says about the network.
         device: where the network runs.
         intensity_scale: what multiplies the sensor's intensity.
+        axes: axis convention of the clouds that come, `x_forward` or `y_forward`.
         max_points: the most points that the network is given.
     """
 
@@ -76,18 +79,23 @@ class Segmenter:
         *,
         device: str | torch.device = "cpu",
         intensity_scale: float | None = None,
+        axes: str | None = None,
         max_points: int = MAX_POINTS,
     ):
         """Take over `network`: it is moved to `device` and put into evaluation mode. See `load` for the parameters."""
         scale = meta.intensity_scale if intensity_scale is None else intensity_scale
         if not (math.isfinite(scale) and scale > 0):
             raise ConfigError(f"intensity_scale: {scale} is not a positive number")
+        axes = meta.axes if axes is None else axes
+        if axes not in AXES:
+            raise ConfigError(f"axes: {axes!r} is neither {' nor '.join(AXES)}")
         if max_points < 1:
             raise ConfigError(f"max_points: {max_points} is not at least 1")
         self.device = resolve_device(device)
         self.network = network.to(self.device).eval()
         self.meta = meta
         self.intensity_scale = float(scale)
+        self.axes = axes
         self.max_points = int(max_points)
         self._warned: set[type[Warning]] = set()
 
@@ -98,6 +106,7 @@ class Segmenter:
         device: str | torch.device = "auto",
         *,
         intensity_scale: float | None = None,
+        axes: str | None = None,
         max_points: int = MAX_POINTS,
     ) -> Segmenter:
         """Load a checkpoint; without a path the shipped one.
@@ -107,13 +116,30 @@ class Segmenter:
             device: `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where there is one.
             intensity_scale: multiplies the sensor's intensity, so that it lies in 0..1; None: as the checkpoint says.
             max_points: a cloud with more points in range is subsampled evenly to so many; see `segment`.
+            axes: `x_forward` or `y_forward` (nuScenes), where the clouds that come have other axes than the
+                checkpoint's training had; they are turned for the network.
 
         Raises:
             CheckpointError: the file cannot be used. ConfigError: a parameter cannot.
         """
         device = resolve_device(device)
         network, meta = load_checkpoint(weights_dir() / SHIPPED if path is None else path)
-        return cls(network, meta, device=device, intensity_scale=intensity_scale, max_points=max_points)
+        return cls(network, meta, device=device, intensity_scale=intensity_scale, axes=axes, max_points=max_points)
+
+    def for_sensor(self, *, intensity_scale: float | None = None, axes: str | None = None) -> Segmenter:
+        """A segmenter for another sensor on the same network and device, which are shared; None: as this one.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
+        return Segmenter(
+            self.network,
+            self.meta,
+            device=self.device,
+            intensity_scale=self.intensity_scale if intensity_scale is None else intensity_scale,
+            axes=self.axes if axes is None else axes,
+            max_points=self.max_points,
+        )
 
     @property
     def labels(self) -> LabelSpace:
@@ -131,7 +157,7 @@ class Segmenter:
         """
         start = time.perf_counter()
         xyz, values = check_points(points, intensity)
-        voxels = self._voxelize(xyz, self._scaled(values))
+        voxels = self._voxelize(self._turned(xyz), self._scaled(values))
         voxels, row_of_point = self._limit(voxels)
         batch, _ = collate([voxels])
         self._wait()
@@ -163,6 +189,12 @@ class Segmenter:
             torch.from_numpy(voxels.features),
             torch.from_numpy(voxels.point_to_voxel),
         )
+
+    def _turned(self, xyz: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self.axes == self.meta.axes:
+            return xyz
+        x, y, z = xyz.T
+        return np.stack([y, -x, z] if self.axes == "y_forward" else [-y, x, z], axis=1)
 
     def _limit(self, voxels: TensorVoxels) -> tuple[TensorVoxels, torch.Tensor]:
         """The voxels for the network, at most `max_points`, and the row of each point among them (-1: in none)."""
@@ -260,18 +292,3 @@ def _doubt(scaled: npt.NDArray[np.float32], raw: npt.NDArray[np.float32], scale:
         f"intensity: after intensity_scale = {scale:.4g} {finding}, but the network was trained with 0..1; the cloud's "
         f"values reach {top:.4g}: set intensity_scale to about {1 / full:.3g}"
     )
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine. Raises ConfigError."""
-    name = str(device)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in {"cpu", "cuda"} or (index and not index.isdecimal()) or (kind == "cpu" and index not in {"", "0"}):
-        raise ConfigError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(index or 0) >= count:
-            raise ConfigError(f"device: {name!r} is not there; PyTorch sees {count} CUDA devices. Use cpu or auto")
-    return torch.device(name)

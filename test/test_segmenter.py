@@ -18,11 +18,12 @@ from hypothesis.extra import numpy as hnp
 import mdkt_ros.segmenter as module
 from mdkt_ros import Segmenter
 from mdkt_ros.checkpoint import CheckpointMeta, save_checkpoint
+from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import CheckpointError, CloudError, ConfigError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork, build_network
-from mdkt_ros.segmenter import IntensityWarning, PointLimitWarning, resolve_device
+from mdkt_ros.segmenter import IntensityWarning, PointLimitWarning
 from mdkt_ros.voxels import VoxelGrid, collate, voxelize
 
 LABELS = LabelSpace.load("semantickitti")
@@ -266,6 +267,27 @@ def test_intensity_scale_of_the_sensor_replaces_that_of_the_checkpoint(segmenter
     assert (dark.class_id != one.class_id).any()
 
 
+def test_a_cloud_with_other_axes_is_turned_for_the_network(segmenter: Segmenter) -> None:
+    points, intensity = scan()
+    expected = segmenter.segment(points, intensity)
+    # What lies ahead of a KITTI sensor at x is ahead of a nuScenes sensor at y; its left, +y, is there at -x.
+    turned = np.stack([-points[:, 1], points[:, 0], points[:, 2]], axis=1)
+    result = segmenter.for_sensor(axes="y_forward").segment(turned, intensity)
+    np.testing.assert_array_equal(result.class_id, expected.class_id)
+    assert (segmenter.segment(turned, intensity).class_id != expected.class_id).any()
+    nuscenes = Segmenter(network(), replace(META, axes="y_forward"), axes="x_forward")
+    expected = nuscenes.for_sensor(axes="y_forward").segment(turned, intensity)
+    np.testing.assert_array_equal(nuscenes.segment(points, intensity).class_id, expected.class_id)
+
+
+def test_another_sensor_shares_the_network_and_keeps_what_is_not_named(segmenter: Segmenter) -> None:
+    first = segmenter.for_sensor(intensity_scale=0.5, axes="y_forward")
+    second = first.for_sensor()
+    assert second.network is segmenter.network
+    assert (second.intensity_scale, second.axes, second.max_points) == (0.5, "y_forward", segmenter.max_points)
+    assert (segmenter.intensity_scale, segmenter.axes) == (1.0, "x_forward")
+
+
 def test_too_many_points_are_subsampled_and_all_get_the_nearest_label() -> None:
     points, intensity = scan(6000)
     points[::100] = np.nan
@@ -334,6 +356,7 @@ def test_nothing_to_find_the_nearest_of() -> None:
         ({"device": "cuda:999"}, "device: 'cuda:999' is not there; PyTorch sees"),
         ({"intensity_scale": 0.0}, "intensity_scale: 0.0 is not a positive number"),
         ({"intensity_scale": float("nan")}, "intensity_scale: nan"),
+        ({"axes": "up"}, "axes: 'up' is neither x_forward nor y_forward"),
         ({"max_points": 0}, "max_points: 0 is not at least 1"),
     ],
 )
