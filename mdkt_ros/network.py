@@ -69,7 +69,7 @@ class _Block(nn.Module):
 
     def __init__(self, convolution: SparseConvolution):
         super().__init__()
-        self.net = nn.Sequential(convolution, BatchNorm(convolution.out_channels), ReLU())
+        self.net = nn.Sequential(convolution, BatchNorm(convolution.out_channels), ReLU(inplace=True))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         out: SparseTensor = self.net(x)
@@ -82,7 +82,7 @@ class _ResidualBlock(nn.Module):
         self.net = nn.Sequential(
             SubmanifoldConv3d(in_channels, out_channels),
             BatchNorm(out_channels),
-            ReLU(),
+            ReLU(inplace=True),
             SubmanifoldConv3d(out_channels, out_channels),
             BatchNorm(out_channels),
         )
@@ -91,8 +91,8 @@ class _ResidualBlock(nn.Module):
             self.downsample = nn.Sequential(SubmanifoldConv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        out = self.net(x)
-        return x.with_features(torch.relu(out.features + self.downsample(x).features))
+        out = self.net(x).features
+        return x.with_features(out.add_(self.downsample(x).features).relu_())
 
 
 def _residual(in_channels: int, out_channels: int, blocks: int) -> list[nn.Module]:
@@ -116,10 +116,10 @@ class PointNetwork(nn.Module):
         self.stem = nn.Sequential(
             SubmanifoldConv3d(in_channels, c[0]),
             BatchNorm(c[0]),
-            ReLU(),
+            ReLU(inplace=True),
             SubmanifoldConv3d(c[0], c[0]),
             BatchNorm(c[0]),
-            ReLU(),
+            ReLU(inplace=True),
         )
         self.stage1, self.stage2, self.stage3, self.stage4 = (
             nn.Sequential(
@@ -140,7 +140,7 @@ class PointNetwork(nn.Module):
 
     def forward(self, x: SparseTensor) -> NetworkOutput:
         """Logits and decoder features of the voxels of `x`, which has `in_channels` channels; none or one voxel too."""
-        order = None if x.maps.is_sorted(x.stride) else x.maps.order(x.stride)
+        order = x.maps.order(x.stride)
         inner = x if order is None else _reorder(x, order)
         skips = [self.stem(inner)]
         for stage in (self.stage1, self.stage2, self.stage3, self.stage4):

@@ -3,7 +3,9 @@
 from mdkt_ros.sparse import torch_backend as _torch_backend  # registers the back end "torch"
 from mdkt_ros.sparse.backend import Backend, backends, register_backend, use_backend
 from mdkt_ros.sparse.convolution import SparseConvolution, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
-from mdkt_ros.sparse.kernel_map import KernelMap, KernelMaps
+from mdkt_ros.sparse.fusion import fuse
+from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.maps import KernelMaps
 from mdkt_ros.sparse.normalization import BatchNorm, ReLU
 from mdkt_ros.sparse.operator import sparse_convolution
 from mdkt_ros.sparse.tensor import SparseTensor, cat
@@ -23,6 +25,7 @@ __all__ = [
     "TransposedConv3d",
     "backends",
     "cat",
+    "fuse",
     "register_backend",
     "sparse_convolution",
     "use_backend",

@@ -51,7 +51,7 @@ class SubmanifoldConv3d(SparseConvolution):
         super().__init__(in_channels, out_channels, kernel_size, bias, in_channels)
 
     def kernel_map(self, x: SparseTensor) -> KernelMap | None:
-        return None if self.kernel_size == 1 else x.maps.submanifold(x.stride, self.kernel_size)
+        return None if self.kernel_size == 1 else x.maps.submanifold(x.stride)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(V, Cin) at stride s to (V, Cout) at stride s, the same voxels."""
@@ -87,7 +87,7 @@ class TransposedConv3d(SparseConvolution):
         super().__init__(in_channels, out_channels, 2, bias, out_channels)
 
     def kernel_map(self, x: SparseTensor) -> KernelMap:
-        return x.maps.strided(x.stride // 2, 2).reversed
+        return x.maps.transposed(x.stride // 2)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """(W, Cin) at stride 2s to (V, Cout) at stride s."""

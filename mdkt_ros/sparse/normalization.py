@@ -93,7 +93,11 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class ReLU(nn.Module):
-    """Rectifier on the features of a sparse tensor."""
+    """Rectifier on the features of a sparse tensor; `inplace` overwrites those of its input, as `nn.ReLU(inplace=True)`."""
+
+    def __init__(self, inplace: bool = False):
+        super().__init__()
+        self.inplace = inplace
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        return x.with_features(torch.relu(x.features))
+        return x.with_features(x.features.relu_() if self.inplace else x.features.relu())

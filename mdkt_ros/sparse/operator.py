@@ -35,7 +35,10 @@ class _SparseConvolution(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         by_features = by_kernel = by_bias = None
         if wanted[0]:
-            by_features = backend.gather_gemm_scatter(gradient, kernel.transpose(1, 2), ctx.kernel_map.reversed, None)
+            # A symmetric map serves its own transpose; the other's blocks need not be made.
+            mirrored = kernel.flip(0) if ctx.kernel_map.symmetric else kernel
+            kernel_map = ctx.kernel_map if ctx.kernel_map.symmetric else ctx.kernel_map.reversed
+            by_features = backend.gather_gemm_scatter(gradient, mirrored.transpose(1, 2), kernel_map, None)
         if wanted[1]:
             by_kernel = backend.kernel_gradient(features, gradient, ctx.kernel_map)
         if wanted[2]:

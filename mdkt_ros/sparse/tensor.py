@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mdkt_ros.errors import SparseError
-from mdkt_ros.sparse.kernel_map import KernelMaps
+from mdkt_ros.sparse.maps import KernelMaps
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,61 +1,76 @@
-"""Gather, multiply, scatter in plain PyTorch: the back end that runs everywhere."""
+"""Gather, multiply, sum in plain PyTorch: the back end that runs everywhere."""
 
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from mdkt_ros.sparse.backend import register_backend
 from mdkt_ros.sparse.kernel_map import KernelMap
 
+_BLOCK_BYTES = 5 << 20
+"""What a block gathers and multiplies on the CPU: it should stay in the cache, where a whole layer's would not."""
+_BLOCK_ROWS = 2048
+"""At most so many output rows a block, that layers thin and wide share blocks: making them costs as much as a thin layer."""
+_GPU_BLOCK_BYTES = 1 << 30
+"""On a GPU blocks only bound the memory; fewer blocks mean fewer launches."""
+
 
 class TorchBackend:
-    """One offset after the other: index_select, mm, index_add_.
+    """Block of output rows after block: one index_select, a product an offset, one segmented sum.
 
-    Within an offset no output row occurs twice, so sums are formed in the order of offsets and every run gives the same
-    bits, on CUDA too.
+    An output row's terms are summed in the order of offsets, so every run gives the same bits, on CUDA too.
     """
 
     def gather_gemm_scatter(
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        out = self._initial(features, kernel, kernel_map, bias)
-        start = 0
-        for k, size in enumerate(kernel_map.sizes):
-            if size == 0:
-                continue
-            stop = start + size
-            product = features.index_select(0, kernel_map.in_rows[start:stop]) @ kernel[k]
-            out.index_add_(0, kernel_map.out_rows[start:stop], product.to(out.dtype))
-            start = stop
-        return out.to(features.dtype)
+        out = features.new_empty((kernel_map.out_count, kernel.shape[2]))
+        blocks = kernel_map.blocks(_rows(features, kernel_map, kernel.shape[2]))
+        # One buffer for all blocks: fresh memory for each would cost more in page faults than the gather itself.
+        longest = max((len(block.in_rows) for block in blocks), default=0)
+        gathered = features.new_empty((longest, features.shape[1]))
+        products = features.new_empty((longest, kernel.shape[2]))
+        matrices = kernel.unbind(0)
+        for block in blocks:
+            pairs = len(block.in_rows)
+            torch.index_select(features, 0, block.in_rows, out=gathered[:pairs])
+            start = 0
+            for matrix, size in zip(matrices, block.sizes, strict=True):
+                if size:
+                    torch.mm(gathered[start : start + size], matrix, out=products[start : start + size])
+                    start += size
+            summed = functional.embedding_bag(
+                block.by_row, products[:pairs], block.bounds, mode="sum", include_last_offset=True
+            )
+            if bias is None:
+                out[block.start : block.stop] = summed
+            else:
+                torch.add(summed, bias, out=out[block.start : block.stop])
+        return out
 
     def kernel_gradient(
         self, features: torch.Tensor, out_gradient: torch.Tensor, kernel_map: KernelMap
     ) -> torch.Tensor:
-        gradient = features.new_zeros((len(kernel_map.sizes), features.shape[1], out_gradient.shape[1]))
-        if kernel_map.identity is not None:
-            gradient[kernel_map.identity] = features.t() @ out_gradient
-        start = 0
-        for k, size in enumerate(kernel_map.sizes):
-            if size == 0:
-                continue
-            stop = start + size
-            gathered = features.index_select(0, kernel_map.in_rows[start:stop])
-            gradient[k] = gathered.t() @ out_gradient.index_select(0, kernel_map.out_rows[start:stop])
-            start = stop
+        gradient = features.new_zeros((len(kernel_map.table), features.shape[1], out_gradient.shape[1]))
+        for block in kernel_map.blocks(_rows(features, kernel_map, out_gradient.shape[1])):
+            inputs = features.index_select(0, block.in_rows)
+            outputs = out_gradient[block.start : block.stop].index_select(0, block.out_rows)
+            start = 0
+            for matrix, size in zip(gradient.unbind(0), block.sizes, strict=True):
+                if size:
+                    matrix.addmm_(inputs[start : start + size].t(), outputs[start : start + size])
+                    start += size
         return gradient
 
-    @staticmethod
-    def _initial(
-        features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
-    ) -> torch.Tensor:
-        # Sums of half precision are kept in single: 27 terms would lose most of bfloat16's eight bits.
-        dtype = torch.float32 if features.dtype in (torch.float16, torch.bfloat16) else features.dtype
-        if kernel_map.identity is None:
-            out = features.new_zeros((kernel_map.out_count, kernel.shape[2]), dtype=dtype)
-            return out if bias is None else out.add_(bias)
-        centre = kernel[kernel_map.identity]
-        return (features @ centre if bias is None else torch.addmm(bias, features, centre)).to(dtype)
+
+def _rows(features: torch.Tensor, kernel_map: KernelMap, out_channels: int) -> int:
+    """Output rows of a block: a power of two, so that layers of similar widths have the same."""
+    per_pair = (features.shape[1] + out_channels) * features.element_size()
+    per_row = per_pair * max(kernel_map.pairs, 1) / max(kernel_map.out_count, 1)
+    on_cpu = features.device.type == "cpu"
+    rows = 1 << max(int((_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) / per_row), 256).bit_length() - 1
+    return min(rows, _BLOCK_ROWS) if on_cpu else rows
 
 
 register_backend("torch", TorchBackend())

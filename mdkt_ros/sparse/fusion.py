@@ -1,0 +1,45 @@
+"""Inference needs no normalisation layers: they are linear there, and fold into the convolutions before them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from mdkt_ros.sparse.convolution import SparseConvolution
+from mdkt_ros.sparse.normalization import BatchNorm
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def fuse(network: _Module) -> _Module:
+    """A copy of `network` for inference, in which every BatchNorm right after a convolution is part of its kernel and bias.
+
+    The outputs agree with those of `network.eval()` up to rounding. The original is not changed.
+    """
+    fused = copy.deepcopy(network).eval()
+    for module in fused.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index in range(len(module) - 1):
+            convolution, norm = module[index], module[index + 1]
+            if isinstance(convolution, SparseConvolution) and isinstance(norm, BatchNorm):
+                _fold(convolution, norm)
+                module[index + 1] = nn.Identity()
+    return fused
+
+
+@torch.no_grad()
+def _fold(convolution: SparseConvolution, norm: BatchNorm) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+    mean = norm.running_mean.double()
+    if convolution.bias is not None:
+        mean = mean - convolution.bias.double()
+    bias = norm.bias.double() - mean * scale
+    dtype = convolution.kernel.dtype
+    convolution.kernel.copy_((convolution.kernel.double() * scale).to(dtype))
+    convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
