@@ -16,6 +16,7 @@ from mdkt_ros.pointcloud2 import (
     CloudMessage,
     PointField,
     build_pointcloud2,
+    list_names,
     read_attribute,
     read_fields,
     read_records,
@@ -88,12 +89,12 @@ class Cloud:
         return next((folded[name.lower()] for name in names if name.lower() in folded), None)
 
     def coordinates(self) -> list[npt.NDArray[Any]]:
+        """The columns x, y and z as they are. Raises CloudError that names the missing one and those present."""
         found = []
         for name in ("x", "y", "z"):
             column = self.find(name)
             if column is None:
-                present = ", ".join(self.columns) or "none"
-                raise CloudError(f"point cloud has no field {name!r}; fields present: {present}")
+                raise CloudError(f"point cloud has no field {name!r}; fields present: {list_names(self.columns)}")
             found.append(self._scalar(column))
         return found
 

@@ -38,8 +38,8 @@ class Scores:
     Attributes:
         iou, precision, recall: (C,) float64, 0..1.
         support: (C,) int64, true points.
-        miou: mean over the classes that the truth holds. On a full validation split that is all of them, and the official
-            figure; on a part of one, an absent class does not count as 0.
+        miou: mean over the classes that the truth holds. On a full validation split that is all of them, and the
+            official figure; on a part of one, an absent class does not count as 0.
         accuracy: over all points.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import array
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ class CloudMessage:
 
 
 def read_attribute(message: Any, name: str) -> Any:
+    """An attribute that every PointCloud2 has. Raises CloudError that names it."""
     try:
         return getattr(message, name)
     except AttributeError:
@@ -82,6 +83,7 @@ def read_attribute(message: Any, name: str) -> Any:
 
 
 def read_uint32(owner: Any, name: str, whose: str) -> int:
+    """An attribute that is a uint32 in the message's definition. Raises CloudError that begins with `whose`."""
     value = read_attribute(owner, name)
     try:
         number = operator.index(value)
@@ -92,13 +94,19 @@ def read_uint32(owner: Any, name: str, whose: str) -> int:
     return number
 
 
+def list_names(names: Iterable[Any]) -> str:
+    """Field names for a message on one line, whatever they hold."""
+    return ", ".join(n if isinstance(n, str) and n.isprintable() else repr(n) for n in names) or "none"
+
+
 def read_fields(message: Any, point_step: int) -> tuple[PointField, ...]:
+    """The checked fields of a message. Raises CloudError that names the field and lists those present."""
     try:
         entries = list(read_attribute(message, "fields"))
     except TypeError:
         raise CloudError("point cloud: fields is not a list of PointField") from None
     names = [read_attribute(entry, "name") for entry in entries]
-    present = ", ".join(map(str, names)) or "none"
+    present = list_names(names)
     fields: list[PointField] = []
     seen: set[str] = set()
     for entry, name in zip(entries, names, strict=True):
@@ -121,21 +129,24 @@ def read_fields(message: Any, point_step: int) -> tuple[PointField, ...]:
 
 
 def _bytes_of(data: Any) -> npt.NDArray[np.uint8]:
+    is_array = isinstance(data, np.ndarray)
     try:
-        if isinstance(data, np.ndarray):
-            data = np.ascontiguousarray(data)
-        return np.frombuffer(memoryview(data).cast("B"), dtype=np.uint8)
+        if is_array and data.size == 0:
+            return np.empty(0, dtype=np.uint8)
+        contiguous: Any = np.ascontiguousarray(data) if is_array else data
+        view = memoryview(contiguous)
+        if "O" in view.format:
+            raise TypeError("pointers")
+        return np.frombuffer(view.cast("B"), dtype=np.uint8)
     except (TypeError, ValueError, BufferError):
-        kind = f"{type(data).__name__} of {data.dtype}" if isinstance(data, np.ndarray) else type(data).__name__
+        kind = f"{type(data).__name__} of {data.dtype}" if is_array else type(data).__name__
         raise CloudError(f"point cloud: data is {kind}, not bytes") from None
 
 
 def read_records(message: Any, height: int, width: int, point_step: int) -> npt.NDArray[np.uint8]:
-    """The points' bytes (N, point_step): a view, or a copy where rows are padded."""
+    """The points' bytes (N, point_step) uint8: a view, or a copy where rows are padded. Raises CloudError."""
     row_step = read_uint32(message, "row_step", "point cloud")
-    attribute = read_attribute(message, "data")
-    # An empty numpy array of another shape cannot be cast to bytes, and there is nothing in it.
-    data = np.empty(0, dtype=np.uint8) if np.size(attribute) == 0 else _bytes_of(attribute)
+    data = _bytes_of(read_attribute(message, "data"))
     if not height * width:
         return np.empty((0, point_step), dtype=np.uint8)
     if height == 1 and row_step == 0:
@@ -152,7 +163,7 @@ def read_records(message: Any, height: int, width: int, point_step: int) -> npt.
             f"is {height * row_step}"
         )
     rows = data[: height * row_step].reshape(height, row_step)
-    return rows[:, : width * point_step].reshape(height * width, point_step)
+    return np.ascontiguousarray(rows[:, : width * point_step]).reshape(height * width, point_step)
 
 
 def build_pointcloud2(
