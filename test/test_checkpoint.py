@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import mdkt_ros.checkpoint as module
 from mdkt_ros.checkpoint import MARKER, CheckpointMeta, load_checkpoint, read_meta, save_checkpoint
 from mdkt_ros.errors import CheckpointError, OutputError
 from mdkt_ros.labels import LabelSpace
@@ -239,6 +240,27 @@ def test_missing_misshapen_unexpected_and_bad_tensors_are_named(good: Path, tmp_
     assert "'text_embeddings' has shape (3, 2), expected (16, D)" in saying(
         lambda tensors: tensors.update(text_embeddings=torch.zeros(3, 2))
     )
+
+
+def test_metadata_that_promise_more_than_the_file_holds_cost_no_memory(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def recording(*arguments: Any, **options: Any) -> PointNetwork:
+        network = build_network(*arguments, **options)
+        built.append(next(network.parameters()).device.type)
+        return network
+
+    monkeypatch.setattr(module, "build_network", recording)
+
+    def widest(document: dict[str, Any]) -> None:
+        document["network"] = {"preset": "minkunet34", "width": 8.0}
+
+    refused(with_document(good, tmp_path / "f.safetensors", widest))
+    assert built == ["meta"]
+    load_checkpoint(good)
+    assert built == ["meta", "meta", "cpu"]
 
 
 def test_classes_that_do_not_match_the_weights(good: Path, tmp_path: Path) -> None:
