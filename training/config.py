@@ -20,6 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.network import PRESETS
+from mdkt_ros.voxels import check_features
 
 DATA_KINDS = ("semantickitti", "scribblekitti", "nuscenes", "folder")
 
@@ -45,7 +47,7 @@ class DataConfig:
 class ModelConfig:
     """The point network and its grid."""
 
-    preset: str = "small"  # mdkt_ros.network.PRESETS
+    preset: str = "minkunet14s"  # mdkt_ros.network.PRESETS
     width: float = 1.0  # factor on all channels
     voxel_size: float = 0.1  # metres
     minimum: list[float] = field(default_factory=lambda: [-51.2, -51.2, -5.0])  # of the grid, metres, LiDAR frame
@@ -198,9 +200,8 @@ def _nearest(key: str, known: list[str]) -> str:
     # The right name in the wrong section is the commonest slip, then a slip of the pen.
     scores = {k: difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() for k in known}
     near = [k for k in sorted(known, key=lambda k: -scores[k]) if scores[k] > 0.7]
-    near = near[:3] or difflib.get_close_matches(key, known, n=3)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        return f"did you mean {' or '.join(near[:3])}?"
     section = [k for k in known if k.startswith(f"{key.split('.')[0]}.")]
     return f"known: {', '.join(section or dict.fromkeys(k.split('.')[0] for k in known))}"
 
@@ -233,6 +234,7 @@ def _check_values(config: TrainConfig) -> None:
         need(key, all(math.isfinite(n) for n in numbers if isinstance(n, float)), "finite")
     choices = {
         "data.kind": (config.data.kind, DATA_KINDS),
+        "model.preset": (config.model.preset, PRESETS),
         "optim.amp": (config.optim.amp, ("auto", "off", "bf16", "fp16")),
         "loss.class_weights": (config.loss.class_weights, ("none", "sqrt")),
     }
@@ -248,7 +250,10 @@ def _check_values(config: TrainConfig) -> None:
         all(a < b for a, b in zip(config.model.minimum, config.model.maximum, strict=True)),
         "above minimum",
     )
-    need("model.features", bool(config.model.features), "at least one name")
+    try:
+        check_features(config.model.features)
+    except ConfigError as error:
+        raise ConfigError(f"model.features: {error}") from error
     need("optim.epochs", config.optim.epochs > 0, "above 0")
     need("optim.lr", config.optim.lr > 0, "above 0")
     need("optim.batch_size", config.optim.batch_size > 0, "above 0")

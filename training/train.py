@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -162,7 +163,7 @@ def shared_draw(config: TrainConfig, processes: Processes, source: Source) -> La
 
     def draw() -> LabelDraw:
         data = config.data
-        with Progress(console=console, transient=True, disable=not processes.first) as bar:
+        with Progress(console=console, transient=True, disable=not (processes.first and console.is_terminal)) as bar:
             task = bar.add_task("label draw", total=len(source))
 
             def progress(done: int, total: int) -> None:
@@ -299,8 +300,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with join_processes(config.device) as processes:
             train(config, processes)
     except MdktError as error:
-        # A worker's error comes with the worker's traceback before it.
-        print(str(error).strip().splitlines()[-1], file=sys.stderr)
+        # A worker's error comes with its class and the worker's traceback before it.
+        print(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1]), file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
     return 0
 

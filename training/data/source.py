@@ -15,7 +15,7 @@ from mdkt_ros.labels import LabelSpace
 from training.config import DataConfig
 
 
-class _FileDrive(Drive, Protocol):
+class FileDrive(Drive, Protocol):
     """A drive that knows the file of each scan."""
 
     def scan_path(self, index: int) -> Path: ...
@@ -58,26 +58,27 @@ class Source:
 
 
 def open_source(config: DataConfig) -> Source:
-    """Open what the `data` section names.
+    """Open what the `data` section names, with its labels.
 
     Raises:
         ConfigError: no root, or a choice that this kind of data set does not have.
         DriveError, LabelError: the data set is incomplete, or has no labels.
     """
-    if not config.root:
-        raise ConfigError("data.root is not set: give the folder of the data set")
-    root = Path(config.root).expanduser()
-    if not root.is_dir():
-        raise DriveError(f"{root}: no such folder (data.root)")
-    space = LabelSpace.load(config.label_space) if config.label_space else None
-    drive = _open(config, root, space)
+    drive, root = open_data(config), Path(config.root)
     if drive.labels is None:
         raise DriveError(f"{root}: none of its {len(drive)} scans has labels")
     names = tuple(drive.scan_path(index).relative_to(root).as_posix() for index in range(len(drive)))
     return Source(config.kind, root, names, drive.labels, drive)
 
 
-def _open(config: DataConfig, root: Path, space: LabelSpace | None) -> _FileDrive:
+def open_data(config: DataConfig) -> FileDrive:
+    """Open what the `data` section names, with or without labels. Raises as `open_source` does."""
+    if not config.root:
+        raise ConfigError("data.root is not set: give the folder of the data set")
+    root = Path(config.root)
+    if not root.is_dir():
+        raise DriveError(f"{root}: no such folder (data.root)")
+    space = LabelSpace.load(config.label_space) if config.label_space else None
     frames = config.frames or None
     kitti = config.kind in ("semantickitti", "scribblekitti")
     for key, fits in (
