@@ -185,7 +185,7 @@ def _decode(header: PcdHeader, content: bytes, source: str) -> npt.NDArray[np.vo
         data = b"\n".join(rows)
     try:
         with warnings.catch_warnings():
-            # NumPy deprecates 3.0 as the text of a 64-bit integer; there is nothing wrong with reading 3.
+            # Older NumPy warns about 3.0 as the text of a 64-bit integer and reads 3, newer refuses it.
             warnings.simplefilter("ignore", DeprecationWarning)
             stream: Any = io.BufferedReader(io.BytesIO("\n".join(lines).encode() + data))
             decoded = PointCloud.from_fileobj(stream).pc_data
