@@ -158,6 +158,23 @@ def test_any_values_keep_the_contract(segmenter: Segmenter, table: np.ndarray) -
     assert (result.entropy <= np.log(19) + 1e-5).all()
 
 
+def test_logits_that_are_not_finite_are_no_prediction() -> None:
+    nan, inf = float("nan"), float("inf")
+    logits = torch.tensor([[0.0, np.log(3.0), -200.0], [0, nan, 0], [0, inf, 0], [0, 1, -inf], [inf, inf, inf]])
+    class_id, probability, entropy = module._tables(logits)
+    assert class_id.tolist() == [1, 255, 255, 255, 255, 255]
+    assert probability.tolist() == pytest.approx([0.75, 0, 0, 0, 0, 0])
+    nats = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
+    assert entropy.tolist() == pytest.approx([nats, 0, 0, 0, 0, 0])
+
+
+def test_absurd_intensity_gives_a_label_or_none_but_no_nan(segmenter: Segmenter) -> None:
+    points, _ = scan(60)
+    result = segmenter.segment(points, np.full(60, 3e38, np.float32))
+    assert np.isfinite(result.probability).all()
+    assert np.isfinite(result.entropy).all()
+
+
 @pytest.mark.parametrize(
     ("points", "intensity", "message"),
     [
