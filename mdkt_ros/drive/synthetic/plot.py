@@ -1,0 +1,118 @@
+"""Placing things: where along a stretch of street, on what ground, and not into each other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mdkt_ros.drive.synthetic.kinds import THINGS, Kind
+from mdkt_ros.drive.synthetic.materials import Material
+from mdkt_ros.drive.synthetic.mesh import Color, Mesh, quads, surface
+from mdkt_ros.drive.synthetic.roads import Network, Stretch
+
+Points = npt.NDArray[np.float64]
+
+
+class Parked(NamedTuple):
+    """A countable thing that stands still: box in the world, for annotations."""
+
+    kind: Kind
+    instance: int
+    center: tuple[float, float, float]
+    size: tuple[float, float, float]
+    yaw: float
+
+
+def bounding_box(mesh: Mesh) -> tuple[Points, Points]:
+    """Centre (3,) and size (3,: length, width, height) of a mesh in its own axes."""
+    flat = mesh.corners.reshape(-1, 3).astype(np.float64)
+    low, high = flat.min(0), flat.max(0)
+    return (low + high) / 2, high - low
+
+
+class Site:
+    """A town under construction: collects meshes, footprints and instances."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.meshes: list[Mesh] = []
+        self.parked: list[Parked] = []
+        self.instances = 0
+        self._footprints: list[tuple[float, float, float, float, float]] = []
+
+    def spot(self, stretch: Stretch, q: float, out: float) -> tuple[Points, float]:
+        """Position (2,) `out` metres outwards from the kerb, and the yaw of things whose front (-y) faces the street."""
+        road = self.network.roads[stretch.road]
+        xy = road.world(q, stretch.side * (road.half_width + stretch.parking + out))
+        heading = float(road.heading(q))
+        return xy, heading if stretch.side > 0 else heading - np.pi
+
+    def ground(self, xy: Points) -> float:
+        """Height of the ground at a position (2,)."""
+        return float(self.network.height(np.asarray(xy)[None])[0])
+
+    def paved(self, xy: Points) -> float:
+        """Signed distance of a position (2,) to the carriageway's edge, parking included."""
+        return float(self.network.ground(np.asarray(xy)[None]).paved[0])
+
+    def add(self, mesh: Mesh, xy: Points, yaw: float = 0.0, *, lift: float = 0.0) -> None:
+        """Put a mesh on the ground."""
+        z = self.ground(xy) + lift
+        if mesh.kind[0] in THINGS:
+            self.instances += 1
+            center, size = bounding_box(mesh)
+            turned = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]) @ center[:2] + xy
+            where = (float(turned[0]), float(turned[1]), float(z + center[2]))
+            extent = (float(size[0]), float(size[1]), float(size[2]))
+            self.parked.append(Parked(Kind(int(mesh.kind[0])), self.instances, where, extent, float(yaw)))
+            mesh = mesh.numbered(self.instances)
+        self.meshes.append(mesh.placed((float(xy[0]), float(xy[1]), z), yaw))
+
+    def claim(self, xy: Points, yaw: float, size: tuple[float, float], clearance: float = 0.15) -> bool:
+        """Reserve a rectangle behind the pavement; False when it is taken or reaches over the pavement."""
+        grid = np.stack(np.meshgrid(np.linspace(-0.5, 0.5, 7), np.linspace(-0.5, 0.5, 7)), axis=-1).reshape(-1, 2)
+        c, s = np.cos(yaw), np.sin(yaw)
+        points = grid * size @ np.array([[c, s], [-s, c]]) + xy
+        if (self.network.ground(points).paved < self.network.sidewalk + clearance).any() or not self.free(points, 0.0):
+            return False
+        mine = (float(xy[0]), float(xy[1]), size[0] / 2, size[1] / 2, yaw)
+        others = np.array([(f[0], f[1]) for f in self._footprints]).reshape(-1, 2)
+        if len(others) and not _outside(others, mine, 0.0).all():
+            return False
+        self._footprints.append(mine)
+        return True
+
+    def free(self, points: Points, margin: float) -> bool:
+        """Whether no reserved rectangle is within `margin` metres of any of the points (N, 2)."""
+        points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+        return all(_outside(points, f, margin).all() for f in self._footprints if abs(f[0] - points[0, 0]) < 60)
+
+    def drape(self, corners: Points, material: Material, color: Color, kind: Kind, lift: float) -> None:
+        """Lay a quadrilateral (4, 2) over the ground, in pieces that follow it."""
+        u_count = max(int(np.linalg.norm(corners[1] - corners[0]) / 0.9), 1)
+        v_count = max(int(np.linalg.norm(corners[3] - corners[0]) / 0.9), 1)
+        u, v = np.linspace(0, 1, u_count + 1)[:, None, None], np.linspace(0, 1, v_count + 1)[None, :, None]
+        xy = (corners[0] * (1 - u) + corners[1] * u) * (1 - v) + (corners[3] * (1 - u) + corners[2] * u) * v
+        p = np.concatenate([xy, self.network.height(xy)[..., None] + lift], axis=2)
+        cells = np.stack([p[:-1, :-1], p[1:, :-1], p[1:, 1:], p[:-1, 1:]], axis=2)
+        self.meshes.append(surface(quads(cells), material, color, kind))
+
+    def strip(self, road: int, q: npt.ArrayLike, t: npt.ArrayLike, size: tuple[float, float], kind: Kind, lift: float = 0.006) -> None:
+        """Paint rectangles (length along the street, width) centred at street coordinates q, t on the carriageway."""
+        q, t = np.broadcast_arrays(np.asarray(q, dtype=np.float64), np.asarray(t, dtype=np.float64))
+        dq, dt = size[0] / 2, size[1] / 2
+        cq = np.stack([q - dq, q + dq, q + dq, q - dq], axis=-1).reshape(-1, 4)
+        ct = np.stack([t - dt, t - dt, t + dt, t + dt], axis=-1).reshape(-1, 4)
+        xy = self.network.roads[road].world(cq, ct)
+        z = self.network.base(xy) + lift
+        self.meshes.append(surface(quads(np.concatenate([xy, z[..., None]], axis=2)), Material.PAINT, (0.6, 0.6, 0.57), kind))
+
+
+def _outside(points: Points, footprint: tuple[float, float, float, float, float], margin: float) -> npt.NDArray[np.bool_]:
+    x, y, hx, hy, yaw = footprint
+    d = points - [x, y]
+    c, s = np.cos(yaw), np.sin(yaw)
+    outside: npt.NDArray[np.bool_] = (np.abs(d @ [c, s]) > hx + margin) | (np.abs(d @ [-s, c]) > hy + margin)
+    return outside
