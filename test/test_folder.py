@@ -15,7 +15,7 @@ from mdkt_ros.pcd import write_pcd
 
 
 def nuscenes_folder(folder: Path, count: int = 3) -> Path:
-    """NN.pcd.bin + NN_lidarseg.bin; scan i has 10 + i points, all of raw class 17 + i (car, construction, ambulance)."""
+    """NN.pcd.bin + NN_lidarseg.bin; scan i has 10 + i points of raw class 17 + i (car, construction, ambulance)."""
     folder.mkdir(exist_ok=True)
     for i in range(count):
         np.full((10 + i, 5), i, dtype="<f4").tofile(folder / f"{i:02d}.pcd.bin")

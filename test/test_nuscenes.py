@@ -192,6 +192,11 @@ def _cut(table: str):
         (_cut("sample_data"), r"sample_data.json: is truncated or not JSON at character \d+"),
         (lambda f: (f / "scene.json").write_text("{}"), r"scene.json: is not a JSON table: no list"),
         (lambda f: (f / "scene.json").write_text("[1]"), r"scene.json: is not a JSON table: a row is no object"),
+        (
+            lambda f: (f / "scene.json").write_text("[" * 100_000),
+            r"scene.json: is truncated or not JSON at character 1",
+        ),
+        (lambda f: (f / "scene.json").write_text("[" + "9" * 5000), r"scene.json: is (truncated or )?not"),
         (lambda f: (f / "scene.json").write_bytes(b"[\xff"), r"scene.json: is not a JSON table: invalid start byte"),
         (
             _edit("ego_pose", lambda content: content.pop(0)),

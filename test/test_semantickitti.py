@@ -221,6 +221,7 @@ def _cut(name: str, count: int):
             DriveError,
             r"calib.txt: line 6 holds something else than finite numbers",
         ),
+        (_append("calib.txt", f"Tr: {'0 ' * 12}\n"), DriveError, r"calib.txt: Tr is no rigid pose"),
         (_append("calib.txt", "hello\n"), DriveError, r"calib.txt: line 6 is not like 'P2: ...'"),
         (
             lambda f: (f / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n"),

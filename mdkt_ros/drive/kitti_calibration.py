@@ -37,8 +37,11 @@ class Calibration:
         return value.reshape(rows, columns)
 
     def rigid(self, key: str) -> npt.NDArray[np.float64]:
-        """The 3x4 pose under `key` as (4, 4). Raises DriveError."""
-        return np.vstack([self.matrix(key, 3, 4), [0.0, 0.0, 0.0, 1.0]])
+        """The 3x4 pose under `key` as (4, 4). Raises DriveError, also where it does not turn and move only."""
+        pose = np.vstack([self.matrix(key, 3, 4), [0.0, 0.0, 0.0, 1.0]])
+        if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-2):
+            raise DriveError(f"{self.path}: {key} is no rigid pose: its first three columns are no rotation")
+        return pose
 
     def camera(
         self,

@@ -99,7 +99,8 @@ class Tables:
         while not text.startswith("]", position):
             try:
                 data, position = decode(text, position)
-            except (json.JSONDecodeError, RecursionError) as error:
+            # ValueError: also an integer of thousands of digits.
+            except (ValueError, RecursionError) as error:
                 raise DriveError(f"{path}: is truncated or not JSON at character {position}") from error
             if not isinstance(data, dict):
                 raise DriveError(f"{path}: is not a JSON table: a row is no object")
