@@ -129,6 +129,7 @@ def _draw(
     side = size * _SUPERSAMPLE
     per_metre = side / (2 * extent)
     pixels = np.stack([side / 2 - xyz[:, 1] * per_metre, side / 2 - xyz[:, 0] * per_metre], axis=1)
+    pixels[~np.isfinite(xyz[:, 2])] = np.nan
     ground, top = style.height_range(xyz[:, 2])
     # Far rings are sparse and near ones dense: discs that grow with the range close the gaps without hiding detail.
     with np.errstate(invalid="ignore", over="ignore"):

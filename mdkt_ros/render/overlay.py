@@ -39,7 +39,7 @@ def dots(camera: Camera, points: npt.NDArray[np.floating]) -> Dots:
     # A dot covers about 6 cm at its depth, between what the eye still sees and what hides the image.
     focal = float(camera.matrix[0, 0])
     scale = max(camera.width, camera.height) / 1240
-    radius = np.clip(0.03 * focal / projection.depth[index], 0.9 * scale, 2.4 * scale)
+    radius = np.clip(0.03 * focal / projection.depth[index], max(0.75, 0.9 * scale), max(1.5, 2.4 * scale))
     return Dots(index, projection.pixels[index], radius)
 
 
