@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,11 +11,14 @@ import numpy.typing as npt
 from mdkt_ros.camera import Camera
 from mdkt_ros.drive.frame import Axes, Frame, View
 from mdkt_ros.drive.pose import inverse
+from mdkt_ros.drive.synthetic.camera_image import Renderer
 from mdkt_ros.drive.synthetic.ego import Ego
 from mdkt_ros.drive.synthetic.kinds import raw_nuscenes, raw_semantickitti
 from mdkt_ros.drive.synthetic.lidar import Scan, beam_directions, scan, with_beams
+from mdkt_ros.drive.synthetic.light import draw_light
 from mdkt_ros.drive.synthetic.rig import RIGS, Format, Mount, Rig
 from mdkt_ros.drive.synthetic.scene import Moment, Scene
+from mdkt_ros.drive.synthetic.textures import Textures
 from mdkt_ros.drive.synthetic.town import Town, build_town, stream
 from mdkt_ros.drive.synthetic.traffic import Traffic
 from mdkt_ros.errors import ConfigError
@@ -78,6 +82,11 @@ class SyntheticDrive:
         self.ego = Ego(self.town.network, stream(self.seed, 20), duration + 1, speed)
         self.traffic = Traffic(self.town.network, stream(self.seed, 21), self.ego, duration, self.town.instances)
         self._scene = Scene(self.town.static)
+
+    @functools.cached_property
+    def renderer(self) -> Renderer:
+        """Renders this drive's images."""
+        return Renderer(Textures(stream(self.seed, 25)), draw_light(stream(self.seed, 26)))
 
     @property
     def name(self) -> str:
@@ -181,6 +190,7 @@ class SyntheticDrive:
         camera = Camera(mount.name, mount.width, mount.height, mount.matrix, camera_from_lidar, projection_offset=mount.offset)
 
         def load() -> npt.NDArray[np.uint8]:
-            raise NotImplementedError
+            rng = stream(self.seed, 24, index, self.rig.cameras.index(mount))
+            return self.renderer.render(self.moment(fired), mount, world_from_camera, rng)
 
         return View(camera, self.stamp(fired), load)
