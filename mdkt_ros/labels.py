@@ -23,11 +23,11 @@ _UNLABELLED_COLOR = (96, 96, 96)
 
 
 def _palette(colors: list[Any]) -> npt.NDArray[np.uint8]:
-    values = np.array(colors).reshape(len(colors), 3)
-    # Older NumPy wraps 256 round to 0 where newer ones refuse.
-    if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
-        raise ValueError("a color is three whole numbers 0 .. 255")
-    return values.astype(np.uint8)
+    for color in colors:
+        # Checked one by one: some NumPy versions wrap 256 round to 0, or warn about ragged lists, where others refuse.
+        if len(color) != 3 or not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
+            raise ValueError("a color is three whole numbers 0 .. 255")
+    return np.array(colors, dtype=np.uint8).reshape(len(colors), 3)
 
 
 @dataclass(frozen=True, eq=False)
