@@ -15,7 +15,7 @@ from rosbags.interfaces import Connection
 
 from mdkt_ros.cloud import parse_pointcloud2
 from mdkt_ros.drive import bag_topics
-from mdkt_ros.drive.bag_file import BagFile
+from mdkt_ros.drive.bag_file import BagFile, Topic
 from mdkt_ros.drive.bag_images import camera_from_info, decode_compressed, decode_raw
 from mdkt_ros.drive.bag_sequence import MessageSequence
 from mdkt_ros.drive.frame import Axes, Frame, View
@@ -53,6 +53,7 @@ class BagDrive:
         topic: cloud topic.
         stated_intensity_scale: what `convert` left in the bag; None where nobody stated it, as in a vehicle's own bag.
         labels: label space of the truth, None without truth.
+        prediction_labels: label space of what `mdkt segment` added, None where it added nothing.
 
     Args:
         topic: cloud topic, where there are several.
@@ -84,7 +85,8 @@ class BagDrive:
         if not len(self._clouds):
             raise DriveError(f"{self.root}: topic {self.topic} holds no messages")
         self._cameras = {camera.image: camera for camera in bag_topics.image_topics(topics)}
-        self.labels = self._truth_labels() if bag_topics.has_truth(topics) else None
+        self.labels = self._label_space(topics, bag_topics.TRUTH_TOPIC, bag_topics.TRUTH_INFO_TOPIC)
+        self.prediction_labels = self._label_space(topics, bag_topics.OUTPUT_TOPIC, bag_topics.OUTPUT_INFO_TOPIC)
         for connection, stamp, raw in self._bag.messages_of("/tf_static"):
             self._add_transforms(self._bag.deserialize(raw, connection), stamp, fixed=True)
         scale = self._bag.custom.get(INTENSITY_KEY)
@@ -93,11 +95,13 @@ class BagDrive:
         except ValueError:
             raise DriveError(f"{self.root}: custom_data {INTENSITY_KEY} is {scale!r}, not a number") from None
 
-    def _truth_labels(self) -> LabelSpace | None:
-        for connection, _, raw in self._bag.messages_of(bag_topics.TRUTH_INFO_TOPIC):
+    def _label_space(self, topics: list[Topic], cloud: str, info: str) -> LabelSpace | None:
+        if not bag_topics.has_labels(topics, cloud, info):
+            return None
+        for connection, _, raw in self._bag.messages_of(info):
             message = self._bag.deserialize(raw, connection)
             names = {int(c.class_id): str(c.class_name) for c in message.class_map}
-            return bag_topics.labels_from_names(names, f"{self.root}: topic {bag_topics.TRUTH_INFO_TOPIC}")
+            return bag_topics.labels_from_names(names, f"{self.root}: topic {info}")
         return None
 
     def __enter__(self) -> BagDrive:
@@ -126,14 +130,22 @@ class BagDrive:
         stated = self._bag.custom.get(AXES_KEY)
         if stated is not None:
             return "y_forward" if stated == "y_forward" else "x_forward"
-        connection, _, raw = self._clouds[0]
-        header = self._bag.deserialize(raw, connection).header
-        for base in BASE_FRAMES:
+        header = self._first_header()
+        for base in BASE_FRAMES if header is not None else ():
             pose = self._tree.lookup(base, str(header.frame_id), nanoseconds(header.stamp))
             if pose is not None:
                 yaw = np.degrees(np.arctan2(pose[1, 0], pose[0, 0]))
                 return "y_forward" if -135 < yaw < -45 else "x_forward"
         return "x_forward"
+
+    def _first_header(self) -> Any:
+        for index in range(min(len(self), 10)):
+            connection, _, raw = self._clouds[index]
+            try:
+                return self._bag.deserialize(raw, connection).header
+            except DriveError:
+                continue
+        return None
 
     def __len__(self) -> int:
         return len(self._clouds)
@@ -167,11 +179,37 @@ class BagDrive:
             points=points,
             intensity=intensity,
             ring=ring,
-            labels=self._truth(moment.truth, len(points)),
+            labels=self._class_ids(bag_topics.TRUTH_TOPIC, moment.truth, len(points)) if self.labels else None,
             point_time=None if time is None or time.dtype != np.float32 or time.ndim != 1 else time.copy(),
             world_from_lidar=self._tree.root_from(frame_id, stamp)[1] if moves else None,
             views=tuple(self._views(moment, frame_id, stamp)),
         )
+
+    def prediction(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """Class ids (N,) uint8 that `mdkt segment` gave a scan, in `prediction_labels`; None where it gave none.
+
+        Raises:
+            IndexError, DriveError: as for the scan. CloudError, LabelError: the labels cannot be read.
+        """
+        connection, log_time, raw = self._clouds[index]
+        if self.prediction_labels is None:
+            return None
+        scan = self._bag.deserialize(raw, connection)
+        beside = self._second_reader()
+        # Recorded at the cloud's own time, unless a node on a vehicle did it.
+        window = beside.messages_of(
+            bag_topics.OUTPUT_TOPIC, start=log_time - TRANSPORT_DELAY, stop=log_time + 4 * TRANSPORT_DELAY
+        )
+        for found, _, labelled in window:
+            message = beside.deserialize(labelled, found)
+            if message.header.stamp == scan.header.stamp:
+                return self._class_ids(bag_topics.OUTPUT_TOPIC, message, int(scan.height) * int(scan.width))
+        return None
+
+    def _second_reader(self) -> BagFile:
+        """The bag once more, because the stream of clouds is in the middle of the first one."""
+        self._beside = self._beside or BagFile(self.root)
+        return self._beside
 
     def _moment(self, log_time: int, stamp: int) -> _Moment:
         """Read what was recorded around a scan; the moving transforms go to the tree."""
@@ -180,13 +218,12 @@ class BagDrive:
         wanted = {*self._cameras, *infos, "/tf", bag_topics.TRUTH_TOPIC}
         if not any(c.topic in wanted for c in self._bag.connections):
             return moment
-        # Beside, because the stream of clouds is in the middle of the file.
-        self._beside = self._beside or BagFile(self.root)
+        beside = self._second_reader()
         self._tree.forget_moving()
         pairing: ImagePairing[str, tuple[Connection, Any]] = ImagePairing(self._max_delay, keep=256)
         reach = self._max_delay + TRANSPORT_DELAY
-        for connection, _, raw in self._beside.messages_of(*wanted, start=log_time - reach, stop=log_time + reach):
-            message = self._beside.deserialize(raw, connection)
+        for connection, _, raw in beside.messages_of(*wanted, start=log_time - reach, stop=log_time + reach):
+            message = beside.deserialize(raw, connection)
             if connection.topic == "/tf":
                 self._add_transforms(message, None, fixed=False)
             elif connection.topic in infos:
@@ -208,10 +245,10 @@ class BagDrive:
             stamp = nanoseconds(transform.header.stamp) if log_time is None else log_time
             self._tree.add(transform.header.frame_id, transform.child_frame_id, stamp, pose, fixed=fixed)
 
-    def _truth(self, message: Any, points: int) -> npt.NDArray[np.uint8] | None:
-        if message is None or self.labels is None:
+    def _class_ids(self, topic: str, message: Any, points: int) -> npt.NDArray[np.uint8] | None:
+        if message is None:
             return None
-        source = f"{self.root}: topic {bag_topics.TRUTH_TOPIC}"
+        source = f"{self.root}: topic {topic}"
         try:
             return bag_topics.class_ids(parse_pointcloud2(message), points, source)
         except CloudError as error:
@@ -241,9 +278,10 @@ class BagDrive:
                 yield View(camera, image_stamp, functools.partial(decode_raw, names.camera, message))
 
     def _first_info(self, topic: str) -> Any:
-        if topic not in self._first_infos and self._beside is not None:
-            first = next(self._beside.messages_of(topic), None)
-            self._first_infos[topic] = None if first is None else self._beside.deserialize(first[2], first[0])
+        if topic not in self._first_infos:
+            beside = self._second_reader()
+            first = next(beside.messages_of(topic), None)
+            self._first_infos[topic] = None if first is None else beside.deserialize(first[2], first[0])
         return self._first_infos.get(topic)
 
     def _leave_out(self, topic: str, reason: str) -> None:

@@ -82,10 +82,10 @@ def image_topics(topics: list[Topic]) -> list[ImageTopic]:
     return sorted(found.values())
 
 
-def has_truth(topics: list[Topic]) -> bool:
-    """Whether the bag holds the truth and its class names."""
+def has_labels(topics: list[Topic], cloud: str, info: str) -> bool:
+    """Whether the bag holds the topic `cloud` of labelled points and the topic `info` of their class names."""
     types = {topic.name: topic.type for topic in topics}
-    return types.get(TRUTH_TOPIC) == POINT_CLOUD and types.get(TRUTH_INFO_TOPIC) == LABEL_INFO
+    return types.get(cloud) == POINT_CLOUD and types.get(info) == LABEL_INFO
 
 
 def class_ids(cloud: Cloud, points: int, source: str) -> npt.NDArray[np.uint8]:

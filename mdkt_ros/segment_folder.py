@@ -1,0 +1,187 @@
+"""A data set folder or a scan file in, the same with labels out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mdkt_ros.drive import open_drive
+from mdkt_ros.drive.folder import ScanFolder
+from mdkt_ros.drive.frame import Drive
+from mdkt_ros.drive.kitti_object import KittiObject
+from mdkt_ros.drive.nuscenes import NuScenes
+from mdkt_ros.drive.predictions import PredictionSink, prediction_writer
+from mdkt_ros.drive.semantickitti import SemanticKitti
+from mdkt_ros.errors import CloudError, DriveError, LabelError, OutputError
+from mdkt_ros.labels import LabelSpace
+from mdkt_ros.output import atomic_output, refuse_existing
+from mdkt_ros.scan import read_scan, write_scan
+from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, SensorAdapter, Tally
+
+FILE_SUFFIXES = (".pcd", ".label")
+
+
+def segment_file(
+    source: Path, out: Path, segmenter: PointLabeller, *, intensity_scale: float | None = None, force: bool = False
+) -> SegmentSummary:
+    """Label one scan; `out` is a `.pcd` (x y z intensity class_id probability entropy rgb) or `.label` (uint32 raw).
+
+    Raises:
+        OutputError: another suffix, or `out` cannot be written. CloudError, LabelError: the scan or its labels.
+    """
+    if out.suffix.lower() not in FILE_SUFFIXES:
+        raise OutputError(f"{out}: the labels of a scan are written as {' or '.join(FILE_SUFFIXES)}")
+    refuse_existing(out, force)
+    drive = ScanFolder(source)
+    start = time.perf_counter()
+    cloud = read_scan(source)
+    points, intensity = cloud.xyz(), cloud.intensity()
+    read_ms = 1e3 * (time.perf_counter() - start)
+    adapter = SensorAdapter(segmenter, drive.axes, _stated_scale(drive), intensity_scale)
+    result = adapter.segment(points, intensity)
+    start = time.perf_counter()
+    labels = segmenter.labels
+    if out.suffix.lower() == ".pcd":
+        colors = labels.colors(result.class_id)
+        write_scan(out, cloud, result.class_id, result.probability, result.entropy, colors, force=force)
+    else:
+        with atomic_output(out, force=force) as temporary:
+            temporary.write_bytes(labels.to_raw(result.class_id).astype("<u4").tobytes())
+    tally = Tally(labels, drive.labels)
+    tally.add(result, read_ms, 1e3 * (time.perf_counter() - start))
+    if drive.labels is not None and drive.labels.names == labels.names:
+        tally.score(drive[0].labels, result.class_id)
+    return tally.summary(source, out)
+
+
+def segment_folder(
+    source: Path,
+    out: Path,
+    segmenter: PointLabeller,
+    *,
+    intensity_scale: float | None = None,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    limit: int | None = None,
+) -> SegmentSummary:
+    """Label a data set: `out` gets the same layout, its files hard links to the input's, and the predictions.
+
+    Raises:
+        DriveError: not a data set, or not one readable scan. OutputError: `out` exists, or cannot be written.
+        LabelError: the data set's files cannot hold the checkpoint's classes.
+    """
+    drive = open_drive(source)
+    labels = segmenter.labels
+    _check_classes(source, drive, labels)
+    tally = Tally(labels, drive.labels)
+    adapter = SensorAdapter(segmenter, drive.axes, _stated_scale(drive), intensity_scale)
+    total = len(drive) if limit is None else min(limit, len(drive))
+    with atomic_output(out, force=force) as temporary:
+        _link_tree(source, temporary)
+        predictions = temporary / ".predictions"
+        with _predictions(predictions, drive, labels) as write:
+            for index in range(total):
+                _segment_frame(drive, index, adapter, tally, write)
+                if progress is not None:
+                    progress(index + 1, total)
+        if not tally.frames:
+            raise DriveError(f"{source}: not one of {total} scans can be read: {tally.reasons}")
+        start, place = _place(source, drive)
+        _merge(predictions / start, temporary / place)
+        shutil.rmtree(predictions)
+    return tally.summary(source, out)
+
+
+def _segment_frame(drive: Drive, index: int, adapter: SensorAdapter, tally: Tally, write: PredictionSink) -> None:
+    start = time.perf_counter()
+    try:
+        frame = drive[index]
+    except CloudError as error:
+        tally.skip(str(error))
+        return
+    read = time.perf_counter()
+    result = adapter.segment(frame.points, frame.intensity)
+    segmented = time.perf_counter()
+    write(index, result.class_id)
+    written = time.perf_counter()
+    tally.add(result, 1e3 * (read - start), 1e3 * (written - segmented))
+    tally.score(frame.labels, result.class_id)
+
+
+def _stated_scale(drive: Drive) -> float | None:
+    """The drive's intensity scale; a `.pcd` comes from any sensor, so its name states none."""
+    if isinstance(drive, ScanFolder) and drive.kind.suffix == ".pcd":
+        return None
+    return drive.intensity_scale
+
+
+def _check_classes(source: Path, drive: Drive, labels: LabelSpace) -> None:
+    """A data set's label files hold the data set's own ids; another space's would be read as something else."""
+    if isinstance(drive, ScanFolder):
+        if drive.kind.suffix == ".pcd":
+            return
+        expected = drive.kind.label_space
+    else:
+        expected = "nuscenes" if isinstance(drive, NuScenes) else "semantickitti"
+    if (drive.labels or LabelSpace.load(expected)).names != labels.names:
+        raise LabelError(
+            f"{source}: its label files hold {expected} classes, the checkpoint predicts {labels.name} "
+            f"({len(labels)} classes); use a checkpoint of these classes, or label a bag (mdkt convert) or single scans"
+        )
+
+
+@contextmanager
+def _predictions(folder: Path, drive: Drive, labels: LabelSpace) -> Iterator[PredictionSink]:
+    """`prediction_writer`, and for KITTI's object benchmark, which knows no point labels, SemanticKITTI's files."""
+    if not isinstance(drive, KittiObject):
+        split = "test" if isinstance(drive, NuScenes) and drive.version.endswith("test") else "val"
+        with prediction_writer(folder, drive, labels=labels, split=split) as write:
+            yield write
+        return
+    (folder / "predictions").mkdir(parents=True)
+
+    def write_raw(index: int, class_id: npt.NDArray[np.uint8]) -> None:
+        path = folder / "predictions" / f"{drive.scan_path(index).stem}.label"
+        path.write_bytes(labels.to_raw(class_id).astype("<u4").tobytes())
+
+    yield write_raw
+
+
+def _place(source: Path, drive: Drive) -> tuple[Path, Path]:
+    """Which folder of the predictions belongs into which folder of the output."""
+    if isinstance(drive, SemanticKitti):
+        sequence = drive.scan_path(0).parents[1]
+        if sequence == source:
+            return Path("sequences") / drive.sequence(0), Path()
+        return Path(), sequence.parent.parent.relative_to(source)
+    if isinstance(drive, KittiObject):
+        return Path(), drive.root.relative_to(source)
+    return Path(), Path()
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """The same tree; files are hard links, or copies where the file system has none (or `target` is on another one)."""
+
+    def link(one: str, other: str) -> str:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+        return other
+
+    shutil.copytree(source, target, copy_function=link, symlinks=False)
+
+
+def _merge(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)

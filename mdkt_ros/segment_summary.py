@@ -1,0 +1,196 @@
+"""What segmenting a drive came to: counts, times and, where there is truth, the confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mdkt_ros.drive.frame import Axes
+from mdkt_ros.labels import IGNORE, LabelSpace
+from mdkt_ros.metrics import confusion_matrix
+from mdkt_ros.segmenter import Segmentation
+
+_REASONS = 20
+"""Different reasons that are told apart; a bag of a million bad clouds must not fill the memory with messages."""
+
+
+@dataclass(frozen=True)
+class SegmentSummary:
+    """Result of `segment_path`.
+
+    Attributes:
+        source, out: input and output.
+        labels: classes of the prediction.
+        frames: scans labelled.
+        points: their points, unlabelled ones included.
+        class_points: (C,) int64 points by predicted class.
+        unlabelled: points that got 255 (NaN, infinite, out of range).
+        timings: stage -> median milliseconds a scan: read, preprocess, inference, postprocess, write, total.
+        confusion: (C, C + 1) int64 over every point with a truth, None where nothing could be scored.
+        skipped: reason -> number of scans that could not be read.
+        notes: what the user should know, such as why there is no confusion matrix.
+        topic: cloud topic of a bag.
+    """
+
+    source: Path
+    out: Path
+    labels: LabelSpace
+    frames: int
+    points: int
+    class_points: npt.NDArray[np.int64]
+    unlabelled: int
+    timings: dict[str, float]
+    confusion: npt.NDArray[np.int64] | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    topic: str | None = None
+
+
+class _Meta(Protocol):
+    @property
+    def axes(self) -> str: ...
+    @property
+    def intensity_scale(self) -> float: ...
+
+
+class PointLabeller(Protocol):
+    """The part of `Segmenter` that this work needs."""
+
+    @property
+    def labels(self) -> LabelSpace: ...
+    @property
+    def meta(self) -> _Meta: ...
+    @property
+    def intensity_scale(self) -> float: ...
+    def segment(
+        self, points: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None = None
+    ) -> Segmentation: ...
+
+
+def turn_axes(points: npt.NDArray[np.float32], source: str, target: str) -> npt.NDArray[np.float32]:
+    """Points (N, 3) of one axis convention in another: x forward, y left or x right, y forward."""
+    if source == target:
+        return points
+    turned = np.empty_like(points)
+    turned[:, 2] = points[:, 2]
+    if target == "x_forward":
+        turned[:, 0], turned[:, 1] = points[:, 1], -points[:, 0]
+    else:
+        turned[:, 0], turned[:, 1] = -points[:, 1], points[:, 0]
+    return turned
+
+
+class SensorAdapter:
+    """Hands a drive's scans to a segmenter as the segmenter's checkpoint knows them.
+
+    The points are turned to the checkpoint's axes. For the intensity counts, in this order: the scale that the user
+    gave, here or to the segmenter; what the drive states about its sensor; the checkpoint's scale, which belongs to the
+    sensor that it was trained on.
+
+    Args:
+        axes: axis convention of the drive.
+        stated: factor that brings the drive's intensity to 0..1, None where nobody stated it.
+        chosen: the user's factor.
+    """
+
+    def __init__(self, segmenter: PointLabeller, axes: Axes, stated: float | None, chosen: float | None = None) -> None:
+        self._segmenter = segmenter
+        self._axes = axes
+        scale = segmenter.intensity_scale
+        if chosen is None and scale == segmenter.meta.intensity_scale:
+            chosen = stated
+        self._factor = np.float32(1.0 if chosen is None else chosen / scale)
+
+    def segment(self, points: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None) -> Segmentation:
+        """Label points (N, 3) float32 in the drive's own axes; intensity (N,) as the sensor gave it."""
+        if intensity is not None and self._factor != 1:
+            # A factor may push what is far out of range over float32's edge; the segmenter copes with infinity.
+            with np.errstate(over="ignore", invalid="ignore"):
+                intensity = intensity * self._factor
+        return self._segmenter.segment(turn_axes(points, self._axes, self._segmenter.meta.axes), intensity)
+
+
+class Tally:
+    """Counts scan by scan; its size does not depend on the length of the drive, but for 8 bytes a stage and scan."""
+
+    def __init__(self, labels: LabelSpace, truth: LabelSpace | None) -> None:
+        self._labels = labels
+        self._counts = np.zeros(256, dtype=np.int64)
+        self._times: dict[str, list[float]] = {}
+        self._confusion: npt.NDArray[np.int64] | None = None
+        self._skipped: dict[str, int] = {}
+        self._unscored: dict[str, int] = {}
+        self._notes: list[str] = []
+        self.frames = 0
+        self._same_classes = truth is not None and truth.names == labels.names
+        if truth is not None and not self._same_classes:
+            self._notes.append(
+                f"not scored: the truth's classes are {truth.name} ({len(truth)}), the checkpoint's {labels.name} "
+                f"({len(labels)})"
+            )
+
+    def add(self, result: Segmentation, read_ms: float, write_ms: float) -> None:
+        """Count a labelled scan."""
+        self.frames += 1
+        self._counts += np.bincount(result.class_id, minlength=256)
+        stages = {name: ms for name, ms in result.timings.items() if name != "total"}
+        stages = {"read": read_ms, **stages, "write": write_ms}
+        stages["total"] = sum(stages.values())
+        for name, ms in stages.items():
+            self._times.setdefault(name, []).append(ms)
+
+    def score(self, truth: npt.NDArray[np.uint8] | None, prediction: npt.NDArray[np.uint8]) -> None:
+        """Count a scan's true against its predicted class ids (N,) uint8."""
+        if truth is None or not self._same_classes:
+            return
+        if len(truth) != len(prediction):
+            self.unscored(f"truth of {len(truth)} labels for {len(prediction)} points")
+            return
+        added = confusion_matrix(truth, prediction, len(self._labels))
+        self._confusion = added if self._confusion is None else self._confusion + added
+
+    def skip(self, reason: str) -> None:
+        """Count a scan that could not be read."""
+        _count(self._skipped, reason)
+
+    def unscored(self, reason: str) -> None:
+        """Count a scan whose truth could not be used."""
+        _count(self._unscored, reason)
+
+    def note(self, text: str) -> None:
+        """Tell the user something."""
+        self._notes.append(text)
+
+    @property
+    def reasons(self) -> str:
+        """Why scans were skipped, most frequent first."""
+        ordered = sorted(self._skipped.items(), key=lambda item: -item[1])
+        return "; ".join(f"{count} x {reason}" for reason, count in ordered)
+
+    def summary(self, source: Path, out: Path, topic: str | None = None) -> SegmentSummary:
+        """The result so far."""
+        unscored = [f"not scored: {count} scans: {reason}" for reason, count in self._unscored.items()]
+        return SegmentSummary(
+            source=source,
+            out=out,
+            labels=self._labels,
+            frames=self.frames,
+            points=int(self._counts.sum()),
+            class_points=self._counts[: len(self._labels)].copy(),
+            unlabelled=int(self._counts[IGNORE]),
+            timings={name: float(np.median(values)) for name, values in self._times.items()},
+            confusion=self._confusion,
+            skipped=dict(self._skipped),
+            notes=(*self._notes, *unscored),
+            topic=topic,
+        )
+
+
+def _count(reasons: dict[str, int], reason: str) -> None:
+    if reason not in reasons and len(reasons) >= _REASONS:
+        reason = "other reasons"
+    reasons[reason] = reasons.get(reason, 0) + 1
