@@ -52,9 +52,7 @@ def test_image_travels_with_the_points_that_it_shows(tmp_path):
     expected = camera().project(frame.points)
     assert len(uv) == expected.in_view.sum()
     wanted = expected.pixels[expected.in_view] + 0.5
-    distance = np.abs(uv[:, None] - wanted[None]).max(axis=2)
-    assert distance.min(axis=0).max() < 0.04
-    assert distance.min(axis=1).max() < 0.04
+    assert {tuple(row) for row in np.round(wanted * 16) / 16} == {tuple(row) for row in uv}
 
 
 def test_axes_of_nuscenes_are_turned_forward(tmp_path):
@@ -78,7 +76,7 @@ def test_table_has_the_figures_of_every_point(tmp_path):
         f"{100 * (half - 110) / (half - 10):.1f} %",
         "100.0 %",
     ]
-    assert "inference</th><td>90.0 ms</td><td>90.0 ms</td>" in text
+    assert "inference</th><td>90.0 ms</td></tr>" in text
     assert packed_frames(tmp_path / "page.html")[0]["n"] == 50
 
 

@@ -32,7 +32,7 @@ def browser(tmp_path_factory):
     flags += " disable-quic no-first-run disable-background-networking disable-component-update disable-sync"
     for flag in flags.split():
         options.add_argument(f"--{flag}")
-    options.add_argument("--window-size=1200,900")
+    options.add_argument("--window-size=1000,760")
     options.add_argument("--force-device-scale-factor=1")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -110,13 +110,14 @@ def test_cloud_is_drawn_and_the_legend_hides_and_shows(page):
     assert page.legend(CAR).text.split() == ["car", f"{half:,}"]
 
 
-def test_double_click_shows_a_class_alone_and_groups_show_theirs(page):
-    from selenium.webdriver import ActionChains
+def test_a_class_alone_and_groups(page):
+    from selenium.webdriver import ActionChains, Keys
 
-    ActionChains(page.browser).double_click(page.legend(ROAD)).perform()
+    # The event itself: whether two clicks make one is a matter of their timing, which a loaded machine misses.
+    page.browser.execute_script("arguments[0].dispatchEvent(new MouseEvent('dblclick'))", page.legend(ROAD))
     assert page.pixels_of(CAR) == 0
     assert page.pixels_of(ROAD) > 1000
-    ActionChains(page.browser).double_click(page.legend(ROAD)).perform()
+    ActionChains(page.browser).key_down(Keys.ALT).click(page.legend(ROAD)).key_up(Keys.ALT).perform()
     assert page.pixels_of(CAR) > 1000
     chips = {chip.text: chip for chip in page.browser.find_elements("css selector", "#groups button")}
     chips["drivable"].click()

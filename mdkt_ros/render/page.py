@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mdkt_ros.errors import CloudError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.render.page_data import PageFrame, PageStatistics
-from mdkt_ros.render.page_source import open_source
+from mdkt_ros.render.page_source import Source, open_source
 from mdkt_ros.render.page_writer import POINT_LIMIT, write_page
+
+if TYPE_CHECKING:
+    from mdkt_ros.segment_summary import SegmentSummary
 
 __all__ = ["POINT_LIMIT", "PageFrame", "PageStatistics", "page_for_path", "write_page"]
 
@@ -22,6 +27,9 @@ def page_for_path(
     predictions: str | Path | None = None,
     labels: LabelSpace | None = None,
     topic: str | None = None,
+    summary: SegmentSummary | None = None,
+    title: str | None = None,
+    facts: Sequence[tuple[str, str]] = (),
     limit: int = 10,
     point_limit: int = POINT_LIMIT,
     force: bool = False,
@@ -36,6 +44,10 @@ def page_for_path(
         predictions: folder or label file with the predictions, where they are not with the scans.
         labels: label space; by default what the bag or the data set says.
         topic: cloud topic of a bag with several.
+        summary: what `segment_path` returned, for the table and the timings of the whole drive instead of those of the
+            scans on the page.
+        title: heading; the drive's name by default.
+        facts: (term, text) to show under the heading, before those of the drive.
         limit: scans at most, spread evenly over the drive.
         point_limit: points drawn a scan; figures are of all points.
         force: replace an existing `out`.
@@ -48,15 +60,31 @@ def page_for_path(
         count = len(source.drive)
         chosen = np.unique(np.linspace(0, count - 1, min(max(limit, 1), count)).round().astype(int)).tolist()
         shown = f"{len(chosen)} of {count}" if len(chosen) < count else f"{count}"
-        report = None if progress is None else lambda done, _: progress(done, len(chosen))
+        remarks: list[str] = []
+        whole = summary is not None and summary.confusion is not None
         return write_page(
             out,
-            (source.frame(index) for index in chosen),
-            title=source.drive.name,
+            _readable(source, chosen, remarks),
+            title=title or source.drive.name,
             labels=source.labels,
             axes=source.drive.axes,
-            facts=[*source.facts, ("Scans", shown)],
+            facts=[*facts, *source.facts, ("Scans shown", shown)],
+            confusion=summary.confusion if summary is not None else None,
+            timings=None if summary is None else {stage: [ms] for stage, ms in summary.timings.items()},
+            note=f"Counted over every point of the drive's {count} scans that has a truth." if whole else None,
+            remarks=remarks,
             point_limit=point_limit,
             force=force,
-            progress=report,
+            progress=None if progress is None else lambda done, _: progress(done, len(chosen)),
         )
+
+
+def _readable(source: Source, chosen: Sequence[int], remarks: list[str]) -> Iterator[PageFrame]:
+    """The frames, without those whose cloud is damaged: as `mdkt segment` does, and the page says so."""
+    for index in chosen:
+        try:
+            frame = source.frame(index)
+        except CloudError as error:
+            remarks.append(f"Scan {index} is not shown: {error}.")
+            continue
+        yield frame

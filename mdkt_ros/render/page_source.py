@@ -17,6 +17,7 @@ from mdkt_ros.drive.bag import BagDrive
 from mdkt_ros.drive.bag_file import BagFile
 from mdkt_ros.drive.folder import ScanFolder
 from mdkt_ros.drive.frame import Drive, Frame
+from mdkt_ros.drive.kitti_object import KittiObject
 from mdkt_ros.drive.nuscenes import NuScenes
 from mdkt_ros.drive.rosmsg import nanoseconds
 from mdkt_ros.drive.semantickitti import SemanticKitti
@@ -61,7 +62,7 @@ class Source:
             class_id=None if prediction is None else prediction.class_id,
             probability=None if prediction is None else prediction.probability,
             # Truth in other classes than the page's cannot be compared, nor named by its legend.
-            truth=frame.labels if self.drive.labels == self.labels else None,
+            truth=frame.labels if _same_classes(self.drive.labels, self.labels) else None,
             intensity=frame.intensity,
             images=[(view.camera.name, view.load(), view.camera) for view in frame.views],
         )
@@ -72,17 +73,22 @@ def open_source(path: Path, predictions: Path | None, labels: LabelSpace | None,
     """Open a drive with its predictions. Raises MdktError: not a drive, or predictions that cannot be read."""
     drive = open_drive(path, topic=topic, labels=labels)
     if isinstance(drive, BagDrive):
-        if predictions is not None:
-            raise DriveError(f"{predictions}: the predictions of a bag are in the bag itself")
         with drive, BagFile(path) as bag:
+            if predictions is not None:
+                raise DriveError(f"{predictions}: the predictions of a bag are in the bag itself")
             yield _of_bag(drive, bag, labels)
     else:
         yield _of_files(drive, predictions, labels)
 
 
+def _same_classes(one: LabelSpace | None, other: LabelSpace) -> bool:
+    return one is not None and one.names == other.names
+
+
 def _facts(drive: Drive, labels: LabelSpace, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    other = () if drive.labels in (None, labels) else (("Truth", "left out, it is in other classes"),)
-    return (*more, ("Classes", f"{len(labels)}, {labels.name}"), *other)
+    other = drive.labels is not None and not _same_classes(drive.labels, labels)
+    truth = (("Truth", "left out, it is in other classes"),) if other else ()
+    return (*more, ("Classes", f"{len(labels)}, {labels.name}"), *truth)
 
 
 def _of_bag(drive: BagDrive, bag: BagFile, labels: LabelSpace | None) -> Source:
@@ -194,13 +200,18 @@ def _prediction_file(drive: Drive, index: int, root: Path | None) -> Path | None
         if root is not None:
             below = (f"sequences/{drive.sequence(index)}/predictions", "predictions", ".")
             candidates = [root / folder / name for folder in below]
+    elif isinstance(drive, KittiObject):
+        candidates = [(root or drive.root) / "predictions" / f"{drive.scan_path(index).stem}.label"]
     elif isinstance(drive, ScanFolder):
         name = drive.stem(index) + drive.kind.label_suffix
         candidates = [(root or drive.scan_path(index).parent) / "predictions" / name]
         candidates += [root / name] if root is not None else []
-    elif isinstance(drive, NuScenes) and root is not None:
+    elif isinstance(drive, NuScenes):
         name = f"{drive.lidar_token(index)}_lidarseg.bin"
-        candidates = [*sorted(root.glob(f"lidarseg/*/{name}")), root / name]
+        # lidarseg/v1.0-mini holds the truth, under the same names; lidarseg/val is what the server takes.
+        found = sorted((root or drive.root).glob(f"lidarseg/*/{name}"))
+        candidates = [path for path in found if not path.parent.name.startswith("v1.0")]
+        candidates += [root / name] if root is not None else []
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -100,18 +100,20 @@ def _meter(value: float, name: str) -> str:
 
 
 def timings_html(timings: dict[str, list[float]]) -> str:
-    """Section with a row a stage: median and largest milliseconds; empty text without timings."""
+    """Section with a row a stage: median and, of several scans, the longest; empty text without timings."""
     if not timings:
         return ""
+    several = any(len(values) > 1 for values in timings.values())
     rows = "".join(
-        f'<tr><th scope="row">{escape(stage)}</th>'
-        f"<td>{float(np.median(values)):.1f} ms</td><td>{max(values):.1f} ms</td></tr>"
+        f'<tr><th scope="row">{escape(stage)}</th><td>{float(np.median(values)):.1f} ms</td>'
+        + (f"<td>{max(values):.1f} ms</td>" if several else "")
+        + "</tr>"
         for stage, values in timings.items()
     )
+    longest = '<th scope="col">Longest</th>' if several else ""
     return (
         '<section id="timings"><h2>Time a scan</h2><div class="scroll"><table><thead><tr><th scope="col">Stage</th>'
-        f'<th scope="col">Median</th><th scope="col">Longest</th></tr></thead><tbody>{rows}</tbody></table></div>'
-        "</section>"
+        f'<th scope="col">Median</th>{longest}</tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
 
 

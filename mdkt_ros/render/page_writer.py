@@ -42,6 +42,7 @@ def write_page(
     confusion: npt.NDArray[np.int64] | None = None,
     timings: Mapping[str, Sequence[float]] | None = None,
     note: str | None = None,
+    remarks: Sequence[str] = (),
     point_limit: int = POINT_LIMIT,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -59,6 +60,7 @@ def write_page(
         confusion: (C, C + 1) int64 of the whole drive for the table, where the page shows a part of it.
         timings: stage -> milliseconds of each scan; None takes the frames' own.
         note: what the table's figures were counted on; None says the frames of this page.
+        remarks: sentences for the foot of the page; read when the frames are through, so that they can add to it.
         point_limit: points of a frame that are drawn, at least 1.
         force: replace an existing `out`.
         progress: called with (done, total), total 0 where the number of frames is not known beforehand.
@@ -102,7 +104,7 @@ def write_page(
             Template(middle).substitute(
                 classes=classes_html(statistics, confusion, counted),
                 timings=timings_html(stages),
-                reduced=escape(_reduced(statistics)),
+                reduced=escape(" ".join([_reduced(statistics), *remarks])),
                 meta=_json(_meta(labels, palette)),
             )
         )
