@@ -16,9 +16,10 @@ from mdkt_ros.drive.synthetic.ego import Ego
 from mdkt_ros.drive.synthetic.kinds import raw_nuscenes, raw_semantickitti
 from mdkt_ros.drive.synthetic.lidar import Scan, beam_directions, scan, with_beams
 from mdkt_ros.drive.synthetic.light import draw_light
-from mdkt_ros.drive.synthetic.rig import RIGS, Format, Mount, Rig
+from mdkt_ros.drive.synthetic.rig import RIGS, Format, Rig
 from mdkt_ros.drive.synthetic.scene import Moment, Scene
 from mdkt_ros.drive.synthetic.textures import Textures
+from mdkt_ros.drive.synthetic.thing import Thing
 from mdkt_ros.drive.synthetic.town import Town, build_town, stream
 from mdkt_ros.drive.synthetic.traffic import Traffic
 from mdkt_ros.errors import ConfigError
@@ -123,6 +124,13 @@ class SyntheticDrive:
         pose: npt.NDArray[np.float64] = self.ego.pose(time) @ self.rig.ego_from_lidar
         return pose
 
+    def things(self, index: int, reach: float = 75.0) -> list[Thing]:
+        """Boxes of the countable things within `reach` metres of the vehicle at a frame."""
+        time = self.time(index)
+        around = self.ego.position(time)
+        everything = [*self.town.parked, *self.traffic.things(time, around)]
+        return [t for t in everything if np.hypot(t.center[0] - around[0], t.center[1] - around[1]) < reach]
+
     def moment(self, time: float) -> Moment:
         """The scene at a time."""
         return self._scene.at(self.traffic.mesh(time, self.ego.position(time)))
@@ -148,7 +156,7 @@ class SyntheticDrive:
             raw_labels=raw,
             point_time=taken.time if self.distorted else None,
             world_from_lidar=self.world_from_lidar(time),
-            views=tuple(self._view(mount, index, time) for mount in self.rig.cameras) if self.images else (),
+            views=tuple(self._view(number, index, time) for number in range(len(self.rig.cameras))) if self.images else (),
         )
 
     def _in_lidar_axes(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -179,7 +187,8 @@ class SyntheticDrive:
             rng,
         )
 
-    def _view(self, mount: Mount, index: int, time: float) -> View:
+    def _view(self, number: int, index: int, time: float) -> View:
+        mount = self.rig.cameras[number]
         fired = time + mount.delay
         world_from_camera = self.ego.pose(fired) @ mount.ego_from_camera
         # One constant matrix where the camera fires with the scan: a KITTI sequence has one calibration.
@@ -190,7 +199,7 @@ class SyntheticDrive:
         camera = Camera(mount.name, mount.width, mount.height, mount.matrix, camera_from_lidar, projection_offset=mount.offset)
 
         def load() -> npt.NDArray[np.uint8]:
-            rng = stream(self.seed, 24, index, self.rig.cameras.index(mount))
+            rng = stream(self.seed, 24, index, number)
             return self.renderer.render(self.moment(fired), mount, world_from_camera, rng)
 
         return View(camera, self.stamp(fired), load)

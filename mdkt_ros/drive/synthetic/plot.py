@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
@@ -11,25 +9,9 @@ from mdkt_ros.drive.synthetic.kinds import THINGS, Kind
 from mdkt_ros.drive.synthetic.materials import Material
 from mdkt_ros.drive.synthetic.mesh import Color, Mesh, quads, surface
 from mdkt_ros.drive.synthetic.roads import Network, Stretch
+from mdkt_ros.drive.synthetic.thing import Thing, bounding_box, boxed
 
 Points = npt.NDArray[np.float64]
-
-
-class Parked(NamedTuple):
-    """A countable thing that stands still: box in the world, for annotations."""
-
-    kind: Kind
-    instance: int
-    center: tuple[float, float, float]
-    size: tuple[float, float, float]
-    yaw: float
-
-
-def bounding_box(mesh: Mesh) -> tuple[Points, Points]:
-    """Centre (3,) and size (3,: length, width, height) of a mesh in its own axes."""
-    flat = mesh.corners.reshape(-1, 3).astype(np.float64)
-    low, high = flat.min(0), flat.max(0)
-    return (low + high) / 2, high - low
 
 
 class Site:
@@ -38,7 +20,7 @@ class Site:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.meshes: list[Mesh] = []
-        self.parked: list[Parked] = []
+        self.parked: list[Thing] = []
         self.instances = 0
         self._footprints: list[tuple[float, float, float, float, float]] = []
 
@@ -62,11 +44,8 @@ class Site:
         z = self.ground(xy) + lift
         if mesh.kind[0] in THINGS:
             self.instances += 1
-            center, size = bounding_box(mesh)
-            turned = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]) @ center[:2] + xy
-            where = (float(turned[0]), float(turned[1]), float(z + center[2]))
-            extent = (float(size[0]), float(size[1]), float(size[2]))
-            self.parked.append(Parked(Kind(int(mesh.kind[0])), self.instances, where, extent, float(yaw)))
+            foot = (float(xy[0]), float(xy[1]), z)
+            self.parked.append(boxed(Kind(int(mesh.kind[0])), self.instances, bounding_box(mesh), foot, yaw))
             mesh = mesh.numbered(self.instances)
         self.meshes.append(mesh.placed((float(xy[0]), float(xy[1]), z), yaw))
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from mdkt_ros.drive.synthetic.ground import build_ground
 from mdkt_ros.drive.synthetic.mesh import Color, Mesh, concatenate
-from mdkt_ros.drive.synthetic.plot import Parked, Site
+from mdkt_ros.drive.synthetic.plot import Site
 from mdkt_ros.drive.synthetic.plots import BUILDERS, Nursery
 from mdkt_ros.drive.synthetic.roads import Network, lay_out
 from mdkt_ros.drive.synthetic.streets import furnish, mark_road, park_vehicles
+from mdkt_ros.drive.synthetic.thing import Thing
 
 
 def stream(seed: int, *path: int) -> np.random.Generator:
@@ -32,7 +33,7 @@ class Town:
 
     network: Network
     static: Mesh
-    parked: tuple[Parked, ...]
+    parked: tuple[Thing, ...]
     instances: int
 
 

@@ -12,8 +12,8 @@ from mdkt_ros.drive.synthetic import people, vehicles
 from mdkt_ros.drive.synthetic.ego import Ego
 from mdkt_ros.drive.synthetic.kinds import Kind
 from mdkt_ros.drive.synthetic.mesh import Mesh, concatenate
-from mdkt_ros.drive.synthetic.plot import bounding_box
 from mdkt_ros.drive.synthetic.roads import Network, Stretch
+from mdkt_ros.drive.synthetic.thing import Thing, bounding_box, boxed
 
 Points = npt.NDArray[np.float64]
 REACH = 105.0
@@ -53,12 +53,11 @@ class Mover(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """Position (2,) and yaw of a mover, how far it went, and its velocity (2,) in m/s."""
+    """Position (2,) and yaw of a mover, and how far it went."""
 
     xy: Points
     yaw: float
     travelled: float
-    velocity: Points
 
 
 def _stock(rng: np.random.Generator) -> list[Stock]:
@@ -164,8 +163,7 @@ class Traffic:
         for mover in self.movers:
             xy, yaw, q = self.pose(mover, time)
             if np.isfinite(q) and np.hypot(*(xy - around)) < REACH:
-                velocity = mover.speed * np.array([np.cos(yaw), np.sin(yaw)])
-                found.append((mover, Pose(xy, float(yaw), float((time - mover.start) * mover.speed), velocity)))
+                found.append((mover, Pose(xy, float(yaw), float((time - mover.start) * mover.speed))))
         return found
 
     def mesh(self, time: float, around: Points) -> Mesh:
@@ -176,6 +174,15 @@ class Traffic:
             shape = stock.phase(int(pose.travelled / stock.stride * PHASES) % PHASES)
             parts.append(shape.numbered(mover.instance).placed((*pose.xy, self.ground(pose.xy)), pose.yaw))
         return concatenate(parts)
+
+    def things(self, time: float, around: Points) -> list[Thing]:
+        """Boxes of everything that moves near a position (2,)."""
+        found = []
+        for mover, pose in self.near(time, around):
+            stock = self.stock[mover.stock]
+            foot = (float(pose.xy[0]), float(pose.xy[1]), self.ground(pose.xy))
+            found.append(boxed(stock.kind, mover.instance, (stock.center, stock.size), foot, pose.yaw, mover.speed))
+        return found
 
     def ground(self, xy: Points) -> float:
         """Height of the ground at a position (2,)."""
