@@ -16,7 +16,7 @@ Axes = Literal["x_forward", "y_forward"]
 """Axis convention of a LiDAR frame. KITTI: x forward, y left. nuScenes: x right, y forward. z is up in both."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """One camera's image of a frame.
 
@@ -33,7 +33,7 @@ class View:
     encoded: Callable[[], bytes] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One scan.
 

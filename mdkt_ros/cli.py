@@ -1,0 +1,248 @@
+"""`mdkt ...`: one command a job. Exit code 0 / 1 (the work failed) / 2 (wrong use); errors on one line.
+
+Imports are late so that `mdkt --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from mdkt_ros.errors import MdktError
+
+app = typer.Typer(
+    name="mdkt",
+    help="Semantic labels for every LiDAR point of a recorded drive. --debug, anywhere, shows an error's traceback.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+errors = Console(stderr=True)
+
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing result.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", help="A .safetensors checkpoint; without it the shipped one, trained on synthetic towns."
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from mdkt_ros import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Options of `mdkt` itself."""
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@app.command()
+def segment(
+    source: Annotated[Path, typer.Argument(help="rosbag2 (mcap or sqlite3), .bin or .pcd scan, or data set folder.")],
+    out: Annotated[Path, typer.Argument(help="The same with labels added; of a scan, a .pcd or .label file.")],
+    checkpoint: CheckpointOption = None,
+    device: Device = "auto",
+    topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
+    intensity_scale: Annotated[
+        float | None,
+        typer.Option(help="Factor that brings the sensor's intensity to 0..1; without it, what the drive states."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Label every point of a recorded drive."""
+    from mdkt_ros.report import print_summary
+    from mdkt_ros.segment_drive import segment_path
+    from mdkt_ros.segmenter import Segmenter
+
+    segmenter = Segmenter.load(checkpoint, device=device, intensity_scale=intensity_scale)
+    with _progress(f"Labelling {source.name}") as progress:
+        summary = segment_path(source, out, segmenter, topic=topic, force=force, progress=progress)
+    print_summary(console, summary)
+    console.print(f"Written: [bold]{out}[/bold]")
+
+
+@app.command()
+def convert(
+    kind: Annotated[Literal["semantickitti", "nuscenes", "auto"], typer.Argument(help="Form of the data set.")],
+    root: Annotated[Path, typer.Argument(help="Its folder, or one sequence's.")],
+    out: Annotated[Path, typer.Argument(help="The rosbag2 to write.")],
+    storage: Annotated[Literal["mcap", "sqlite3"], typer.Option(help="Storage plugin of the bag.")] = "mcap",
+    distro: Annotated[
+        Literal["humble", "jazzy", "lyrical"], typer.Option(help="ROS 2 distribution that will play it.")
+    ] = "jazzy",
+    sequence: Annotated[
+        str | None,
+        typer.Option(help="SemanticKITTI sequence (08) or nuScenes scene (scene-0103); without it, all of them."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a data set as a rosbag2 that `ros2 bag play` replays: clouds, images, camera_info, tf, odometry."""
+    from mdkt_ros.drive import open_drive
+    from mdkt_ros.drive.convert import convert as convert_drive
+
+    drive = open_drive(root, kind=None if kind == "auto" else kind, sequence=sequence)
+    with _progress(f"Converting {root.name}") as progress:
+        convert_drive(drive, out, storage=storage, distro=distro, force=force, progress=progress)
+    console.print(f"Written: [bold]{out}[/bold] ({len(drive)} scans; play it with `ros2 bag play {out}`)")
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Argument(help="Folder of the data set to write.")],
+    format: Annotated[
+        Literal["semantickitti", "nuscenes"], typer.Option(help="Which data set's form.")
+    ] = "semantickitti",
+    seed: Annotated[
+        int, typer.Option(help="The town. Training 0-999, validation 1000-1999, test 2000-2999.", min=0)
+    ] = 0,
+    scans: Annotated[int, typer.Option(help="Number of scans.", min=1)] = 20,
+    rate: Annotated[float | None, typer.Option(help="Scans a second along the drive; lower is more varied.")] = None,
+    images: Annotated[bool, typer.Option(help="Render the cameras' images.")] = True,
+    beams: Annotated[int | None, typer.Option(help="Beams of the LiDAR, 32 or 64.")] = None,
+    motion_distortion: Annotated[bool, typer.Option(help="Leave the sensor's own motion in the cloud.")] = False,
+    force: Force = False,
+) -> None:
+    """Make a labelled drive through a procedural town, in a real data set's form."""
+    from mdkt_ros.drive.synthetic import synthesize as synthesize_drive
+
+    options: dict[str, Any] = {} if rate is None else {"rate_hz": rate}
+    with _progress(f"Driving through town {seed}") as progress:
+        synthesize_drive(
+            out,
+            format=format,
+            seed=seed,
+            scans=scans,
+            images=images,
+            beams=beams,
+            motion_distortion=motion_distortion,
+            force=force,
+            progress=progress,
+            **options,
+        )
+    console.print(f"Written: [bold]{out}[/bold]")
+
+
+@app.command()
+def view(
+    source: Annotated[Path, typer.Argument(help="What `mdkt segment` left, or any drive or scan.")],
+    out: Annotated[Path, typer.Argument(help="The .html page to write; it works from a file, offline.")],
+    limit: Annotated[int, typer.Option(help="Frames at most, spread evenly over the drive.", min=1)] = 10,
+    force: Force = False,
+) -> None:
+    """Write a page that shows a drive: the cloud in 3D by class, images with labels on them, a table by class."""
+    from mdkt_ros.render.page import page_for_path
+
+    with _progress(f"Drawing {source.name}") as progress:
+        page_for_path(source, out, limit=limit, force=force, progress=progress)
+    console.print(f"Written: [bold]{out}[/bold] ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A bag, data set folder, scan or checkpoint.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a file or folder is and what is in it."""
+    from mdkt_ros.info import describe
+    from mdkt_ros.report import print_description
+
+    description = describe(path)
+    if as_json:
+        typer.echo(json.dumps(description, indent=2))
+    else:
+        print_description(console, description)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder to leave the drive, the table and the pictures in.")] = Path(
+        "mdkt_demo"
+    ),
+    seed: Annotated[int, typer.Option(help="The test town.", min=2000, max=2999)] = 2000,
+    scans: Annotated[int, typer.Option(help="Length of the drive.", min=1)] = 20,
+    checkpoint: CheckpointOption = None,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """The whole path: a drive that the network has never seen, as a rosbag2, labelled, scored and drawn."""
+    from mdkt_ros.demo import run_demo
+
+    run_demo(
+        out,
+        seed=seed,
+        scans=scans,
+        checkpoint=checkpoint,
+        device=device,
+        force=force,
+        console=console,
+        progress=_progress,
+    )
+
+
+def _show_warning(message: Warning | str, *_where: object) -> None:
+    errors.print(f"mdkt: warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of `mdkt`."""
+    # Anywhere on the line: one adds it to a command that has just failed.
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(args=arguments, prog_name="mdkt")
+    except (MdktError, OSError) as error:
+        if debug:
+            raise
+        errors.print(
+            f"mdkt: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""`mdkt demo`: a town that no training has seen, driven through, recorded as a rosbag2, labelled, scored and drawn."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+
+from mdkt_ros.output import atomic_output
+from mdkt_ros.segmenter import Segmenter
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+def run_demo(
+    out: Path,
+    *,
+    seed: int,
+    scans: int,
+    checkpoint: Path | None,
+    device: str,
+    force: bool,
+    console: Console,
+    progress: Progress,
+) -> None:
+    """Leave in `out`: `town/` (the drive as a data set), `drive/` (rosbag2), `labelled/` (rosbag2 with the labels),
+    `table.json`, `report.html`, `birdseye.png`, `overlay.png`, `perspective.png`.
+
+    Raises:
+        OutputError: `out` exists and `force` is false.
+        CheckpointError: the checkpoint cannot be used.
+    """
+    from mdkt_ros.drive import open_drive
+    from mdkt_ros.drive.convert import convert
+    from mdkt_ros.drive.synthetic import synthesize
+    from mdkt_ros.render.page import page_for_path
+    from mdkt_ros.report import print_summary, summary_json
+    from mdkt_ros.segment_drive import segment_path
+
+    segmenter = Segmenter.load(checkpoint, device=device)
+    seconds: dict[str, float] = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_output(out, force=force) as folder:
+        folder.mkdir()
+        started = time.perf_counter()
+
+        def lap(name: str) -> None:
+            nonlocal started
+            seconds[name], started = time.perf_counter() - started, time.perf_counter()
+
+        with progress(f"Driving through town {seed}") as done:
+            synthesize(folder / "town", seed=seed, scans=scans, rate_hz=2.0, progress=done)
+        lap("synthesize")
+        with progress("Recording a rosbag2") as done:
+            convert(open_drive(folder / "town"), folder / "drive", progress=done)
+        lap("convert")
+        with progress("Labelling the bag") as done:
+            summary = segment_path(folder / "drive", folder / "labelled", segmenter, progress=done)
+        lap("segment")
+        with progress("Drawing") as done:
+            page_for_path(folder / "labelled", folder / "report.html", limit=10, progress=done)
+            draw_pictures(folder, segmenter)
+        lap("draw")
+        document = {"seed": seed, **summary_json(summary), "seconds": seconds}
+        (folder / "table.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print_summary(console, summary)
+    console.print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    console.print(f"Labelled drive: [bold]{out / 'labelled'}[/bold]   Page: [bold]{out / 'report.html'}[/bold]")
+
+
+def draw_pictures(folder: Path, segmenter: Segmenter) -> None:
+    """Truth against prediction from above, labels on the image and a view of the cloud, of the drive's middle scan."""
+    from mdkt_ros.drive import open_drive
+    from mdkt_ros.render.birdseye import comparison
+    from mdkt_ros.render.overlay import overlay
+    from mdkt_ros.render.perspective import perspective
+
+    drive = open_drive(folder / "town")
+    frame = drive[len(drive) // 2]
+    predicted = segmenter.segment(frame.points, frame.intensity).class_id
+    assert frame.labels is not None
+    pictures: dict[str, Image.Image] = {
+        "birdseye": comparison(frame.points, frame.labels, predicted, segmenter.labels),
+        "perspective": perspective(frame.points, predicted, segmenter.labels),
+    }
+    for view in frame.views[:1]:
+        pictures["overlay"] = overlay(view.load(), view.camera, frame.points, predicted, segmenter.labels)
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.png")

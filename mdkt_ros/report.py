@@ -1,0 +1,119 @@
+"""What a run came to, as tables on the terminal and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mdkt_ros.labels import LabelSpace
+from mdkt_ros.metrics import scores
+from mdkt_ros.segment_summary import SegmentSummary
+
+
+def print_summary(console: Console, summary: SegmentSummary) -> None:
+    """Print classes (with IoU where the drive had truth), milliseconds a stage, and what was skipped and why."""
+    console.print(class_table(summary))
+    console.print(_stage_table(summary))
+    for reason, count in summary.skipped.items():
+        console.print(f"skipped {count} scans: {reason}", style="yellow", markup=False)
+    for note in summary.notes:
+        console.print(note, style="yellow", markup=False)
+
+
+def class_table(summary: SegmentSummary) -> Table:
+    """Points by predicted class and, where there is truth, IoU, precision and recall."""
+    labels, total = summary.labels, max(summary.points, 1)
+    title = f"{summary.frames} scans, {summary.points:,} points"
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("points", justify="right")
+    table.add_column("share", justify="right")
+    result = None if summary.confusion is None else scores(summary.confusion)
+    if result is not None:
+        for name in ("IoU", "precision", "recall", "true points"):
+            table.add_column(name, justify="right")
+    for class_id, name in enumerate(labels.names):
+        points = int(summary.class_points[class_id])
+        row = [_swatch(labels, class_id, name), f"{points:,}", f"{points / total:.1%}"]
+        if result is not None:
+            row += [_percent(column[class_id]) for column in (result.iou, result.precision, result.recall)]
+            row.append(f"{int(result.support[class_id]):,}")
+        table.add_row(*row)
+    table.add_row("[dim]not labelled[/dim]", f"{summary.unlabelled:,}", f"{summary.unlabelled / total:.1%}")
+    if result is not None:
+        present = int((result.support > 0).sum())
+        table.add_section()
+        mean = f"[bold]mean of the {present} classes present[/bold]"
+        table.add_row(mean, "", "", f"[bold]{_percent(result.miou)}[/bold]", "", "", f"{int(result.support.sum()):,}")
+    return table
+
+
+def _stage_table(summary: SegmentSummary) -> Table:
+    table = Table(title="median milliseconds a scan", title_justify="left")
+    for stage in summary.timings:
+        table.add_column(stage, justify="right")
+    table.add_row(*(f"{ms:.1f}" for ms in summary.timings.values()))
+    return table
+
+
+def summary_json(summary: SegmentSummary) -> dict[str, Any]:
+    """The same as JSON types; IoU, precision and recall are null for a class that does not occur."""
+    result = None if summary.confusion is None else scores(summary.confusion)
+    document: dict[str, Any] = {
+        "scans": summary.frames,
+        "points": summary.points,
+        "not_labelled": summary.unlabelled,
+        "median_ms": summary.timings,
+        "skipped": summary.skipped,
+        "notes": list(summary.notes),
+        "classes": {
+            name: {"points": int(summary.class_points[class_id])} for class_id, name in enumerate(summary.labels.names)
+        },
+    }
+    if result is not None:
+        document["miou"], document["accuracy"] = _number(result.miou), _number(result.accuracy)
+        for class_id, entry in enumerate(document["classes"].values()):
+            entry["true_points"] = int(result.support[class_id])
+            for key in ("iou", "precision", "recall"):
+                entry[key] = _number(getattr(result, key)[class_id])
+    return document
+
+
+def print_description(console: Console, description: dict[str, Any]) -> None:
+    """Print what `mdkt info` found, nested values indented."""
+    for line in _lines(description, 0):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _lines(value: dict[str, Any], depth: int) -> list[str]:
+    lines: list[str] = []
+    pad = "  " * depth
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            lines += [f"{pad}{key}:", *_lines(item, depth + 1)]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines.append(f"{pad}{key}:")
+            for entry in item:
+                first, *rest = _lines(entry, depth + 2)
+                lines += [f"{pad}  - {first.strip()}", *rest]
+        elif isinstance(item, list):
+            lines.append(f"{pad}{key}: {', '.join(map(str, item))}")
+        else:
+            lines.append(f"{pad}{key}: {item}")
+    return lines
+
+
+def _swatch(labels: LabelSpace, class_id: int, name: str) -> str:
+    red, green, blue = (int(v) for v in labels.palette[class_id])
+    return f"[rgb({red},{green},{blue})]■[/] {name.replace('[', chr(92) + '[')}"
+
+
+def _percent(value: float) -> str:
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 6)

@@ -1,0 +1,109 @@
+"""`mdkt ...` as a user types it: exit codes, one-line errors, help; the work itself is tested beside each module."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+
+from mdkt_ros import __version__, cli
+from mdkt_ros.checkpoint import save_checkpoint
+
+from small_models import random_meta, random_network
+
+
+def run(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["mdkt", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
+    save_checkpoint(path, random_network(), random_meta())
+    return path
+
+
+@pytest.fixture
+def scan(tmp_path) -> Path:
+    path = tmp_path / "000000.bin"
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-20, 20, (500, 4)).astype(np.float32)
+    points[:, 3] = rng.uniform(0, 1, 500)
+    points.tofile(path)
+    return path
+
+
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, monkeypatch, capsys):
+    assert run(monkeypatch, command, "--help") == 0
+    assert "Usage: mdkt " + command in capsys.readouterr().out
+
+
+def test_the_commands_that_the_design_promises_are_there():
+    assert {"segment", "convert", "synthesize", "view", "info", "bench", "demo"} <= set(COMMANDS)
+
+
+def test_version(monkeypatch, capsys):
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("arguments", [("segment",), ("segment", "a", "b", "--colour"), ("fly",)])
+def test_wrong_use_is_2(arguments, monkeypatch):
+    assert run(monkeypatch, *arguments) == 2
+
+
+def test_a_failure_is_1_and_one_line(monkeypatch, capsys, tmp_path, checkpoint):
+    missing = tmp_path / "no_such_drive"
+    assert run(monkeypatch, "segment", missing, tmp_path / "out", "--checkpoint", checkpoint) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("mdkt: ")
+    assert str(missing) in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_debug_anywhere_lets_the_traceback_through(monkeypatch, tmp_path, checkpoint):
+    from mdkt_ros.errors import DriveError
+
+    for arguments in (["--debug", "info", tmp_path / "none"], ["info", tmp_path / "none", "--debug"]):
+        monkeypatch.setattr(sys, "argv", ["mdkt", *map(str, arguments)])
+        with pytest.raises(DriveError):
+            cli.main()
+
+
+def test_segment_a_scan_then_info_and_view(monkeypatch, capsys, tmp_path, scan, checkpoint):
+    out, page = tmp_path / "labelled.pcd", tmp_path / "page.html"
+    assert run(monkeypatch, "segment", scan, out, "--checkpoint", checkpoint, "--device", "cpu") == 0
+    assert "500 points" in capsys.readouterr().out
+    assert run(monkeypatch, "segment", scan, out, "--checkpoint", checkpoint) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert run(monkeypatch, "segment", scan, out, "--checkpoint", checkpoint, "--force") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "info", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)
+    assert run(monkeypatch, "info", checkpoint) == 0
+    assert "minkunet" in capsys.readouterr().out
+    assert run(monkeypatch, "view", out, page) == 0
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_ctrl_c_is_1_and_leaves_nothing(monkeypatch, capsys, tmp_path, scan, checkpoint):
+    import mdkt_ros.segment_drive
+
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mdkt_ros.segment_drive, "segment_path", interrupted)
+    assert run(monkeypatch, "segment", scan, tmp_path / "out.pcd", "--checkpoint", checkpoint) in (1, 130)
+    assert "Traceback" not in capsys.readouterr().err
