@@ -111,14 +111,15 @@ def test_thinning_keeps_the_far_and_thins_the_near():
     assert len(thin(points, 10**6)) == 20_500
 
 
-def test_points_that_are_not_finite_are_counted_but_not_drawn(tmp_path):
-    points = np.array([[1, 2, 3], [np.nan, 0, 0], [np.inf, 0, 0], [4, 5, 6]], np.float32)
+def test_points_that_cannot_be_are_counted_but_not_drawn(tmp_path):
+    points = np.array([[1, 2, 3], [np.nan, 0, 0], [1e30, 0, 0], [4, 5, 6]], np.float32)
     class_id = np.array([CAR, 255, 255, ROAD], np.uint8)
     frame = PageFrame("a", 0, points, class_id, probability=np.array([1, np.nan, 0, 1], np.float32))
     write_page(tmp_path / "page.html", [frame], title="t", labels=LABELS)
     (packed,) = packed_frames(tmp_path / "page.html")
     assert (packed["n"], packed["total"]) == (2, 4)
     assert packed["predictionCounts"] == {str(CAR): 1, str(ROAD): 1, "255": 2}
+    assert packed["scale"] < 0.001, "a stray coordinate does not cost the others their resolution"
 
 
 def test_bad_input_is_refused_and_nothing_is_left(tmp_path):
@@ -130,6 +131,9 @@ def test_bad_input_is_refused_and_nothing_is_left(tmp_path):
     small = make_frame(name="bad", images=[("front", np.zeros((10, 10, 3), np.uint8), camera())])
     with pytest.raises(CameraError, match="frame bad, image front: 10x10 pixels"):
         write_page(out, [make_frame(), small], title="t", labels=LABELS)
+    foreign = make_frame(class_id=np.full(len(make_frame().points), 77, np.uint8))
+    with pytest.raises(LabelError, match="frame first: class_id 77; semantickitti has 0 to 18"):
+        write_page(out, [foreign], title="t", labels=LABELS)
     with pytest.raises(LabelError, match=r"frame first: truth has shape \(3,\)"):
         make_frame(truth=np.zeros(3, np.uint8))
     assert list(tmp_path.iterdir()) == []

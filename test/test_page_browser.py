@@ -248,13 +248,43 @@ def test_without_webgl_the_page_says_so_and_keeps_the_rest(browser, tmp_path):
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
 
-def test_phone_width_needs_no_sideways_scrolling(browser, tmp_path):
+@pytest.fixture
+def phone(browser, tmp_path):
     write_page(tmp_path / "page.html", [make_frame(), make_frame("b")], title="Phone", labels=LABELS)
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
     try:
         page = Page(browser, tmp_path / "page.html")
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-        assert page.pixels_of(CAR) > 500
+        yield page
+        assert page.complaints() == []
     finally:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_phone_width_needs_no_sideways_scrolling(phone):
+    assert phone.browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert phone.pixels_of(CAR) > 500
+
+
+def test_fingers_turn_and_zoom(phone):
+    def touch(kind, *points):
+        fingers = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        phone.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    before = phone.picture()
+    box = phone.find("#cloud").rect
+    x, y = 195, int(box["y"] - phone.browser.execute_script("return scrollY") + box["height"] / 2)
+    touch("touchStart", (x, y))
+    for step in range(1, 6):
+        touch("touchMove", (x + 12 * step, y))
+    touch("touchEnd")
+    turned = phone.picture()
+    assert (np.abs(before - turned).max(axis=2) > 40).mean() > 0.003
+    small = phone.pixels_of(CAR)
+    touch("touchStart", (x - 20, y), (x + 20, y))
+    for step in range(1, 8):
+        touch("touchMove", (x - 20 - 6 * step, y), (x + 20 + 6 * step, y))
+    touch("touchEnd")
+    assert phone.pixels_of(CAR) > 1.5 * small

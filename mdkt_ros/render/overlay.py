@@ -88,5 +88,5 @@ def overlay(
     layer[hit, :3] = display_palette(labels)[class_id[index]][raster.point[hit]]
     layer[hit, 3] = round(255 * min(max(alpha, 0.0), 1.0))
     # reduce() weighs colour by alpha for RGBA, so that edges do not turn dark.
-    top = Image.fromarray(layer, "RGBA").reduce(_SUPERSAMPLE)
+    top = Image.fromarray(layer).reduce(_SUPERSAMPLE)
     return Image.alpha_composite(Image.fromarray(image).convert("RGBA"), top).convert("RGB")

@@ -20,6 +20,9 @@ from mdkt_ros.metrics import confusion_matrix
 from mdkt_ros.render.overlay import dots
 from mdkt_ros.render.style import height_range, to_x_forward
 
+FARTHEST = 1000.0
+"""Metres: a coordinate beyond is no LiDAR's, and would take the resolution of 16 bits from all others."""
+
 _THINNING_CELL = 0.2
 _JPEG_QUALITY = 80
 _UV_STEPS = 16
@@ -84,7 +87,12 @@ class PageStatistics:
         self.confusion = np.zeros((len(self.labels), len(self.labels) + 1), dtype=np.int64)
 
     def add(self, frame: PageFrame) -> None:
-        """Count a frame."""
+        """Count a frame. Raises LabelError: a class id that the label space does not have."""
+        for what, ids in (("class_id", frame.class_id), ("truth", frame.truth)):
+            if ids is not None and (foreign := ids[(ids >= len(self.labels)) & (ids != IGNORE)]).size:
+                raise LabelError(
+                    f"frame {frame.name}: {what} {foreign[0]}; {self.labels.name} has 0 to {len(self.labels) - 1}"
+                )
         self.frames += 1
         self.points += len(frame.points)
         if frame.class_id is not None:
@@ -100,16 +108,17 @@ class PageStatistics:
 
 
 def thin(points: npt.NDArray[np.floating[Any]], limit: int) -> npt.NDArray[np.int64]:
-    """Indices, ascending, of at most `limit` finite points (N, 3) that keep the shape of the scan.
+    """Indices, ascending, of at most `limit` points (N, 3) that keep the shape of the scan; only those within 1 km.
 
     Points crowd near the sensor. So each cell of 0.2 m gives its first point before any cell gives its second: what is
     left out comes from where points are many, and a pole at 60 m keeps all of its few. Deterministic.
     """
-    finite = np.flatnonzero(np.isfinite(points).all(axis=1))
-    if len(finite) <= limit:
-        return finite
-    shuffled = np.random.default_rng(0).permutation(finite)
-    cell = np.floor(np.clip(points[shuffled], -1e5, 1e5) / _THINNING_CELL).astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        near = np.flatnonzero((np.abs(points) <= FARTHEST).all(axis=1))
+    if len(near) <= limit:
+        return near
+    shuffled = np.random.default_rng(0).permutation(near)
+    cell = np.floor(points[shuffled] / _THINNING_CELL).astype(np.int64)
     key = (cell[:, 0] * 1_000_003 + cell[:, 1]) * 1_000_003 + cell[:, 2]
     order = np.argsort(key, kind="stable")
     run = key[order]

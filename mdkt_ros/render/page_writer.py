@@ -82,7 +82,10 @@ def write_page(
     page = Template((_FOLDER / "page.html").read_text(encoding="utf-8"))
     start, middle, end = page.template.split("<!-- split -->")
     policy = f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(script)}; base-uri 'none'"
-    with atomic_output(out, force=force) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        atomic_output(out, force=force) as temporary,
+        temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file,
+    ):
         head = {"title": escape(title), "policy": policy, "style": css, "facts": facts_html(facts)}
         file.write(Template(start).substitute(head))
         for done, frame in enumerate(frames, 1):

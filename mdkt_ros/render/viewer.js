@@ -74,7 +74,7 @@ function setFrame(index) {
   $("modes").replaceChildren(...possible.map((mode) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.role = "radio";
+    button.setAttribute("role", "radio");
     button.dataset.mode = mode.id;
     button.textContent = mode.name;
     button.addEventListener("click", () => setMode(mode.id));
