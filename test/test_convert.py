@@ -9,7 +9,9 @@ from fake_drive import MS, START, FakeDrive, decode
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.typesys import Stores, get_typestore
+from small_drives import EGO_FROM_CAMERA, EGO_FROM_LIDAR, write_kitti, write_nuscenes_set
 
+from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.bag import BagDrive
 from mdkt_ros.drive.convert import convert, topic_name
 from mdkt_ros.errors import DriveError, OutputError
@@ -182,6 +184,38 @@ def test_another_vehicle_announces_its_cameras_anew(tmp_path):
             assert np.allclose(
                 views["image_2"].camera_from_lidar, drive[index].views[0].camera.camera_from_lidar, atol=1e-6
             )
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_data_sets_as_they_are_on_disk(tmp_path, storage):
+    write_kitti(tmp_path / "kitti")
+    write_nuscenes_set(tmp_path / "nuscenes", scenes=2)
+    # KITTI's time starts at 0, which means something else in ROS.
+    for name, shift in (("kitti", 10**9), ("nuscenes", 0)):
+        drive = open_drive(tmp_path / name)
+        convert(drive, tmp_path / f"{name}_bag", storage=storage)
+        with BagDrive(tmp_path / f"{name}_bag") as bag:
+            assert (len(bag), bag.axes, bag.labels) == (len(drive), drive.axes, drive.labels)
+            for index in range(len(drive)):
+                ours, theirs = bag[index], drive[index]
+                assert ours.stamp == theirs.stamp + shift
+                assert ours.points.tobytes() == theirs.points.tobytes()
+                assert np.array_equal(ours.intensity, theirs.intensity)
+                assert np.array_equal(ours.labels, theirs.labels)
+                assert np.allclose(ours.world_from_lidar, theirs.world_from_lidar, atol=1e-6)
+                views = {view.camera.name: view for view in ours.views}
+                for view in theirs.views:
+                    mine = views[view.camera.name]
+                    assert (mine.stamp, mine.encoded()) == (view.stamp + shift, view.encoded())
+                    assert np.allclose(mine.camera.camera_from_lidar, view.camera.camera_from_lidar, atol=1e-6)
+                    assert np.allclose(mine.camera.projection_offset, view.camera.projection_offset)
+    transforms = read_all(tmp_path / "nuscenes_bag")["/tf_static"][0][1].transforms
+    # The vehicle's own frame: LiDAR and cameras where the set's calibration has them.
+    mounts = {"lidar": EGO_FROM_LIDAR} | {f"{name}_optical_frame": pose for name, pose in EGO_FROM_CAMERA.items()}
+    assert {t.child_frame_id for t in transforms} == mounts.keys()
+    for transform in transforms:
+        t = transform.transform.translation
+        assert np.allclose([t.x, t.y, t.z], mounts[transform.child_frame_id][:3, 3], atol=0.01)
 
 
 def test_progress(tmp_path):

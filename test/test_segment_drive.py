@@ -19,6 +19,7 @@ from fake_drive import START, FakeDrive
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import CompressionMode, Reader
+from small_drives import write_nuscenes_set
 
 from mdkt_ros.checkpoint import CheckpointMeta
 from mdkt_ros.cloud import parse_pointcloud2
@@ -510,6 +511,20 @@ def test_a_plain_folder_and_the_wrong_classes(tmp_path):
     segment_path(tmp_path / "scans", tmp_path / "out", Echo(labels=nuscenes, axes="y_forward"))
     raw = np.fromfile(tmp_path / "out" / "predictions" / "00_lidarseg.bin", np.uint8)
     assert np.array_equal(nuscenes.from_raw(raw, ""), (values[:, 0] > 0).astype(np.uint8))
+
+
+def test_a_nuscenes_folder(tmp_path):
+    nuscenes = LabelSpace.load("nuscenes")
+    write_nuscenes_set(tmp_path / "nu")
+    before = digest(tmp_path / "nu")
+    summary = segment_path(tmp_path / "nu", tmp_path / "out", Echo(labels=nuscenes, axes="y_forward"))
+    assert (summary.frames, summary.confusion.shape) == (3, (16, 17))
+    added = digest(tmp_path / "out").items() - before.items()
+    drive = open_drive(tmp_path / "nu")
+    names = {f"lidarseg/val/{drive.lidar_token(i)}_lidarseg.bin" for i in range(3)}
+    assert {name for name, _ in added} == {*names, "val/submission.json"}
+    labels = np.fromfile(tmp_path / "out" / "lidarseg" / "val" / f"{drive.lidar_token(1)}_lidarseg.bin", np.uint8)
+    assert np.array_equal(labels, np.where(drive[1].points[:, 0] > 0, 2, 1))
 
 
 def test_a_kitti_object_folder(tmp_path):

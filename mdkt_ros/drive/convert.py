@@ -46,10 +46,7 @@ Pose = npt.NDArray[np.float64]
 
 
 def base_from_lidar(axes: Axes) -> Pose:
-    """Pose (4, 4) of the LiDAR in `base_link`: x forward, y left (REP 103), the origin in the LiDAR.
-
-    A drive does not tell where on the vehicle its LiDAR is.
-    """
+    """Pose (4, 4) of the LiDAR in `base_link` where the drive does not tell it: the same origin, x forward, y left."""
     pose = np.eye(4)
     if axes == "y_forward":
         pose[:2, :2] = [[0, 1], [-1, 0]]
@@ -74,7 +71,8 @@ def convert(
     as they are in the data set; what they mean is noted in the bag's custom_data.
 
     A drive that starts at time 0 is moved on by one second. Where time stands still or runs backward (scans without
-    times, a second sequence), the scan comes 100 ms after the one before.
+    times, a second sequence), the scan comes 100 ms after the one before. `base_link` is the vehicle's frame where the
+    drive has an `ego_from_lidar` (nuScenes: on the ground below the rear axle), else it lies in the LiDAR, x forward.
 
     Args:
         storage: storage plugin of the bag.
@@ -106,6 +104,7 @@ class _Conversion:
         self._connections: dict[str, Connection] = {}
         self._mounts: dict[str, Pose] = {}
         self._base_from_lidar = base_from_lidar(drive.axes)
+        self._ego_from_lidar: Callable[[int], Pose] | None = getattr(drive, "ego_from_lidar", None)
         self._shift: int | None = None
         self._last: int | None = None
         self._before: tuple[int, Pose] | None = None
@@ -131,8 +130,8 @@ class _Conversion:
         first = self._last is None
         stamp = self._stamp(frame.stamp)
         shift = stamp - frame.stamp
-        new_mounts = self._new_mounts(index, frame)
-        if first or new_mounts:
+        new_base, new_mounts = self._new_base(index), self._new_mounts(index, frame)
+        if first or new_base or new_mounts:
             self._write_static(stamp, frame)
         if first and self._drive.labels is not None:
             info = self._messages.label_info(stamp, LIDAR, self._drive.labels)
@@ -141,6 +140,16 @@ class _Conversion:
         self._write_clouds(stamp, frame)
         for view in frame.views:
             self._write_view(view, view.stamp + shift, frame)
+
+    def _new_base(self, index: int) -> bool:
+        """Learn where the LiDAR sits on the vehicle, from a drive that knows; true when that changed."""
+        if self._ego_from_lidar is None:
+            return False
+        pose = np.asarray(self._ego_from_lidar(index))
+        if np.allclose(pose, self._base_from_lidar, atol=1e-9):
+            return False
+        self._base_from_lidar = pose
+        return True
 
     def _new_mounts(self, index: int, frame: Frame) -> bool:
         """Learn where the cameras sit; true when one is new or has moved, as from one nuScenes vehicle to the next."""
