@@ -93,6 +93,7 @@ def test_labelled_bag(tmp_path, page):
 def test_bag_without_labels_and_with_truth_alone(tmp_path, page):
     convert(FakeDrive(frames=2, labelled=False), tmp_path / "bare")
     page_for_path(tmp_path / "bare", page)
+    assert "<dt>Classes</dt>" not in page.read_text("utf-8")
     for frame in shown(page):
         assert "prediction" not in frame
         assert "truth" not in frame

@@ -28,7 +28,7 @@ class Legend {
       this.rows.set(id, { button, count });
     }
     const groups = document.getElementById("groups");
-    groups.hidden = ids.length === 0;
+    groups.hidden = document.getElementById("hint").hidden = ids.length === 0;
     this.chip(groups, "all", () => true);
     this.chip(groups, "none", () => false);
     for (const [group, members] of Object.entries(meta.groups)) {

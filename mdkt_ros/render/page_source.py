@@ -85,10 +85,11 @@ def _same_classes(one: LabelSpace | None, other: LabelSpace) -> bool:
     return one is not None and one.names == other.names
 
 
-def _facts(drive: Drive, labels: LabelSpace, *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+def _facts(drive: Drive, labels: LabelSpace, *more: tuple[str, str], labelled: bool) -> tuple[tuple[str, str], ...]:
     other = drive.labels is not None and not _same_classes(drive.labels, labels)
     truth = (("Truth", "left out, it is in other classes"),) if other else ()
-    return (*more, ("Classes", f"{len(labels)}, {labels.name}"), *truth)
+    classes = (("Classes", f"{len(labels)}, {labels.name}"),) if labelled or drive.labels is not None else ()
+    return (*more, *classes, *truth)
 
 
 def _of_bag(drive: BagDrive, bag: BagFile, labels: LabelSpace | None) -> Source:
@@ -102,7 +103,7 @@ def _of_bag(drive: BagDrive, bag: BagFile, labels: LabelSpace | None) -> Source:
     def predict(index: int, frame: Frame) -> Prediction | None:
         return None if reader is None else reader.at(frame.stamp, len(frame.points))
 
-    return Source(drive, space, predict, _facts(drive, space, ("Topic", drive.topic)))
+    return Source(drive, space, predict, _facts(drive, space, ("Topic", drive.topic), labelled=result is not None))
 
 
 def _labels_of_result(bag: BagFile, result: str) -> LabelSpace:
@@ -155,7 +156,9 @@ def _of_files(drive: Drive, predictions: Path | None, labels: LabelSpace | None)
         first = read_scan(drive.scan_path(0))
         if "class_id" in first.columns:
             space = labels or _labels_by_color(first, drive.scan_path(0))
-            return Source(drive, space, lambda index, _: _of_pcd(drive.scan_path(index)), _facts(drive, space))
+            return Source(
+                drive, space, lambda index, _: _of_pcd(drive.scan_path(index)), _facts(drive, space, labelled=True)
+            )
     default = "nuscenes" if drive.axes == "y_forward" else "semantickitti"
     space = labels or drive.labels or LabelSpace.load(default)
 
@@ -166,9 +169,10 @@ def _of_files(drive: Drive, predictions: Path | None, labels: LabelSpace | None)
         submission = isinstance(drive, NuScenes)
         return Prediction(_read_prediction(path, len(frame.points), space, submission=submission), None)
 
-    if predictions is not None and all(_prediction_file(drive, i, predictions) is None for i in range(len(drive))):
+    labelled = any(_prediction_file(drive, i, predictions) is not None for i in range(len(drive)))
+    if predictions is not None and not labelled:
         raise LabelError(f"{predictions}: holds no prediction of a scan of {drive.name}")
-    return Source(drive, space, predict, _facts(drive, space))
+    return Source(drive, space, predict, _facts(drive, space, labelled=labelled))
 
 
 def _of_pcd(path: Path) -> Prediction:
