@@ -19,6 +19,7 @@ from tiny_drive import TINY, write_folder
 import training.train
 from mdkt_ros.checkpoint import load_checkpoint
 from mdkt_ros.errors import CheckpointError, ConfigError
+from mdkt_ros.network import build_network
 from mdkt_ros.segmenter import Segmenter
 from training.config import OptimConfig, load_config
 from training.data.dataset import StreamSampler, TrainingStream, make_batch
@@ -26,7 +27,7 @@ from training.data.draw import LabelDraw
 from training.data.source import open_source
 from training.log import RunLog
 from training.losses import SegmentationLoss
-from training.optimization import class_weights, half_precision, learning_rate
+from training.optimization import balance_inputs, class_weights, half_precision, learning_rate
 from training.processes import Processes, join_processes
 from training.state import load_state
 from training.train import main, make_grid, make_learner, shared_draw, train
@@ -196,7 +197,8 @@ def test_a_state_of_another_network_is_refused(data: Path):
     config = load_config(None, overrides(data, "run"))
     with join_processes("cpu") as processes:
         source = open_source(config.data)
-        learner = make_learner(config, processes, shared_draw(config, processes, source), len(source.labels))
+        draw = shared_draw(config, processes, source)
+        learner = make_learner(config, processes, TrainingStream(source, draw, config, make_grid(config)))
     with pytest.raises(CheckpointError, match=r"state\.safetensors: does not fit the network: .*classifier\.0\.bias"):
         training.state.restore(broken, learner.network, None, learner.optimizer, learner.scaler)
 
@@ -255,6 +257,17 @@ def test_learning_rate_rises_and_falls():
     assert learning_rate(0, 1, 1.0, 0.0) == 1
 
 
+def test_inputs_count_alike_at_the_start():
+    """Whatever their units: each feature contributes the same variance to the first layer."""
+    torch.manual_seed(0)
+    network = build_network("minkunet14s", in_channels=3, classes=4)
+    features = np.random.default_rng(0).normal(0, (20, 1, 0.05), (1000, 3)).astype(np.float32)
+    balance_inputs(network, features)
+    kernel = network.stem[0].kernel.detach().numpy()
+    shares = (kernel**2).mean((0, 2)) * features.var(0)
+    np.testing.assert_allclose(shares, shares.mean(), rtol=0.2)
+
+
 def test_class_weights_come_from_the_draw_and_average_to_one():
     counts = np.array([[3, 0, 1], [1, 0, 0]])
     draw = LabelDraw(Path("x"), 1, 0, "x", np.array([9, 9]), counts, np.zeros(3), np.zeros(0), np.zeros(0))
@@ -287,8 +300,8 @@ def gradients(config_overrides: list[str], path: str) -> None:
     with join_processes("cpu") as processes:
         source = open_source(config.data)
         draw = shared_draw(config, processes, source)
-        learner = make_learner(config, processes, draw, len(source.labels))
         stream = TrainingStream(source, draw, config, make_grid(config))
+        learner = make_learner(config, processes, stream)
         positions = next(iter(StreamSampler(4, 0, 1, processes.rank, processes.world)))
         losses, _ = learner.losses(make_batch([stream[position] for position in positions]))
         sum(losses.values()).backward()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mdkt_ros.network import PointNetwork
 from training.config import OptimConfig
 from training.data.draw import LabelDraw
 
@@ -36,10 +38,25 @@ def half_precision(config: OptimConfig, device: torch.device) -> torch.dtype | N
     return torch.bfloat16 if bf16 else torch.float16
 
 
+@torch.no_grad()
+def balance_inputs(network: PointNetwork, features: npt.NDArray[np.float32]) -> None:
+    """Divide the first layer's fresh weights by the spread of their inputs, `features` (V, F) of some voxels.
+
+    x varies by tens of metres, intensity by hundredths: left alone, the first normalisation would hide the latter.
+    """
+    spread = torch.from_numpy(np.maximum(features.std(0), 1e-3))
+    kernel = network.stem[0].kernel
+    assert isinstance(kernel, Tensor)
+    kernel /= spread.to(kernel)[:, None]
+
+
 def class_weights(kind: str, draw: LabelDraw) -> Tensor | None:
-    """(C,) 1 / sqrt(share) of each class among the drawn labels (`sqrt`), so that their mean over those labels is 1."""
+    """(C,) 1 / sqrt(share) of each class among the drawn labels (`sqrt`), so that their mean over those labels is 1.
+
+    Classes rarer than one label in a thousand weigh as if they were that: a handful of labels cannot say more.
+    """
     if kind == "none":
         return None
     share = draw.counts.sum(0) / draw.counts.sum()
-    weight = np.where(share > 0, 1 / np.sqrt(np.maximum(share, 1e-6)), 0.0)
+    weight = np.where(share > 0, 1 / np.sqrt(np.maximum(share, 1e-3)), 0.0)
     return torch.from_numpy(weight / (weight * share).sum()).float()

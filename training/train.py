@@ -43,7 +43,7 @@ from training.data.source import Source, open_source
 from training.export import export_state, make_grid, make_network
 from training.log import RunLog, console
 from training.losses import Labelled, SegmentationLoss, check_finite
-from training.optimization import class_weights, half_precision, learning_rate, make_optimizer
+from training.optimization import balance_inputs, class_weights, half_precision, learning_rate, make_optimizer
 from training.processes import Processes, join_processes, stop_requests
 from training.state import RunState, check_same_run, load_state, restore, save_state
 
@@ -117,16 +117,18 @@ class Learner:
         return result
 
 
-def make_learner(config: TrainConfig, processes: Processes, draw: LabelDraw, classes: int) -> Learner:
-    """Network, loss and optimizer with fresh weights, the same in every process."""
+def make_learner(config: TrainConfig, processes: Processes, stream: TrainingStream) -> Learner:
+    """Network, loss and optimizer with fresh weights for a stream of scans, the same in every process."""
     torch.manual_seed(config.seed)
+    classes = len(stream.source.labels)
     network = make_network(config, classes).to(processes.device).train()
+    balance_inputs(network, stream.some_features())
     shared: nn.Module = network
     if processes.world > 1:
         devices = [processes.device] if processes.device.type == "cuda" else None
         # Statistics are of all processes already, so there is nothing to hand round before each step.
         shared = DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
-    weights = class_weights(config.loss.class_weights, draw)
+    weights = class_weights(config.loss.class_weights, stream.draw)
     dtype = half_precision(config.optim, processes.device)
     return Learner(
         config=config,
@@ -225,7 +227,8 @@ def train(config: TrainConfig, processes: Processes) -> Path:
     draw = shared_draw(config, processes, source)
     if state is not None and state.facts["fingerprint"] != draw.fingerprint:
         raise ConfigError(f"{config.data.root}: not the data that the run in {state.path} was trained on")
-    learner = make_learner(config, processes, draw, len(source.labels))
+    stream = TrainingStream(source, draw, config, grid)
+    learner = make_learner(config, processes, stream)
     start, seconds = 0, 0.0
     if state is not None:
         restore(state, learner.network, learner.average, learner.optimizer, learner.scaler)
@@ -241,7 +244,7 @@ def train(config: TrainConfig, processes: Processes) -> Path:
             f"({budget['labels_percent_of_points']:.3g} %), {steps} steps, {facts['machine']}"
         )
     loader = DataLoader(
-        TrainingStream(source, draw, config, grid),
+        stream,
         batch_sampler=StreamSampler(batch_size, start, steps, processes.rank, processes.world),
         collate_fn=make_batch,
         num_workers=config.workers,

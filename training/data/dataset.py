@@ -103,11 +103,19 @@ class TrainingStream(Dataset[Example]):
             # Never with itself: turned differently, the same labelled point could come in twice.
             other = (index + 1 + int(rng.integers(scans - 1))) % scans
             scan = mix(scan, augment(self.scan(other), config, rng), config, rng)
-        return Example(scan, voxelize(scan.points, scan.intensity, self.grid, self.config.model.features))
+        return Example(scan, self._voxelize(scan))
 
     def scan(self, index: int) -> Scan:
         """A scan with its drawn labels, as recorded."""
         return self._read(index) if self._kept is None else self._kept[index]
+
+    def some_features(self, scans: int = 4) -> npt.NDArray[np.float32]:
+        """Voxel features (V, F) of a few scans as recorded, spread over the data."""
+        indices = np.unique(np.linspace(0, len(self.source) - 1, scans).astype(int))
+        return np.concatenate([self._voxelize(self.scan(int(index))).features for index in indices])
+
+    def _voxelize(self, scan: Scan) -> Voxels:
+        return voxelize(scan.points, scan.intensity, self.grid, self.config.model.features)
 
     def _read(self, index: int) -> Scan:
         frame = self.source[index]
