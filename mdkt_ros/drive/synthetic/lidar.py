@@ -48,7 +48,7 @@ _UPPER = np.linspace(2.0, -8.33, 32)
 _LOWER = np.linspace(-8.87, -24.8, 32)
 HDL64E = Lidar(
     tuple(float(e) for e in np.concatenate([_UPPER, _LOWER])),
-    2083, 1.73, 81.0, 0.018, 0.1, False, 0.0, True, 0, False, (-1.3, 0.75, 0.5, 0.25),
+    2083, 1.73, 81.0, 0.018, 0.1, False, 0.0, True, 0, False, (-0.9, 0.6, 0.5, 0.25),
 )  # fmt: skip
 """Velodyne HDL-64E S2 as on KITTI's vehicle: 32 upper lasers 1/3 degree apart, 32 lower ones about 1/2 degree."""
 
@@ -121,8 +121,8 @@ def _reflectivity(moment: Moment, triangle: npt.NDArray[np.int32], cosine: Array
     own = np.sin(color @ np.array([129.1, 311.7, 74.7], dtype=np.float32) * 3.1)
     value = optics[:, scale] * (1 + 1.4 * optics[:, 2] * own)
     luminance = color @ np.array([0.3, 0.5, 0.2], dtype=np.float32)
-    value = np.where(TINTED[material], value * np.clip(0.06 + 1.6 * np.sqrt(luminance), 0, 1.35), value)
-    falls = np.where(RETROREFLECTIVE[material], 1.0, 0.72 + 0.28 * cosine)
+    value = np.where(TINTED[material], value * np.clip(0.06 + 1.9 * np.sqrt(luminance), 0, 1.4), value)
+    falls = np.where(RETROREFLECTIVE[material], 1.0, 0.88 + 0.16 * cosine)
     grain = np.clip(1 + optics[:, 3] * rng.standard_normal(len(triangle), dtype=np.float32), 0.1, 3)
     result: Array = (value * falls * grain).astype(np.float32)
     return result

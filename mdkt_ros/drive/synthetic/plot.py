@@ -9,6 +9,7 @@ from mdkt_ros.drive.synthetic.kinds import THINGS, Kind
 from mdkt_ros.drive.synthetic.materials import Material
 from mdkt_ros.drive.synthetic.mesh import Color, Mesh, quads, surface
 from mdkt_ros.drive.synthetic.roads import Network, Stretch
+from mdkt_ros.drive.synthetic.stock import Stock
 from mdkt_ros.drive.synthetic.thing import Thing, bounding_box, boxed
 
 Points = npt.NDArray[np.float64]
@@ -17,12 +18,13 @@ Points = npt.NDArray[np.float64]
 class Site:
     """A town under construction: collects meshes, footprints and instances."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, stock: Stock) -> None:
+        self.network, self.stock = network, stock
         self.meshes: list[Mesh] = []
         self.parked: list[Thing] = []
         self.instances = 0
-        self._footprints: list[tuple[float, float, float, float, float]] = []
+        # Rows of x, y, half length, half width, yaw.
+        self._footprints = np.zeros((0, 5))
 
     def spot(self, stretch: Stretch, q: float, out: float) -> tuple[Points, float]:
         """Position (2,) `out` metres outwards from the kerb, and the yaw of things whose front (-y) faces the street."""
@@ -56,17 +58,16 @@ class Site:
         points = grid * size @ np.array([[c, s], [-s, c]]) + xy
         if (self.network.ground(points).paved < self.network.sidewalk + clearance).any() or not self.free(points, 0.0):
             return False
-        mine = (float(xy[0]), float(xy[1]), size[0] / 2, size[1] / 2, yaw)
-        others = np.array([(f[0], f[1]) for f in self._footprints]).reshape(-1, 2)
-        if len(others) and not _outside(others, mine, 0.0).all():
+        mine = np.array([[xy[0], xy[1], size[0] / 2, size[1] / 2, yaw]])
+        if not _outside(self._footprints[:, :2], mine, 0.0).all():
             return False
-        self._footprints.append(mine)
+        self._footprints = np.concatenate([self._footprints, mine])
         return True
 
     def free(self, points: Points, margin: float) -> bool:
         """Whether no reserved rectangle is within `margin` metres of any of the points (N, 2)."""
         points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-        return all(_outside(points, f, margin).all() for f in self._footprints if abs(f[0] - points[0, 0]) < 60)
+        return bool(_outside(points, self._footprints, margin).all())
 
     def drape(self, corners: Points, material: Material, color: Color, kind: Kind, lift: float) -> None:
         """Lay a quadrilateral (4, 2) over the ground, in pieces that follow it."""
@@ -89,9 +90,10 @@ class Site:
         self.meshes.append(surface(quads(np.concatenate([xy, z[..., None]], axis=2)), Material.PAINT, (0.6, 0.6, 0.57), kind))
 
 
-def _outside(points: Points, footprint: tuple[float, float, float, float, float], margin: float) -> npt.NDArray[np.bool_]:
-    x, y, hx, hy, yaw = footprint
-    d = points - [x, y]
+def _outside(points: Points, footprints: Points, margin: float) -> npt.NDArray[np.bool_]:
+    """(N, F) whether points (N, 2) are outside rectangles (F, 5)."""
+    x, y, half_length, half_width, yaw = footprints.T
+    dx, dy = points[:, :1] - x, points[:, 1:] - y
     c, s = np.cos(yaw), np.sin(yaw)
-    outside: npt.NDArray[np.bool_] = (np.abs(d @ [c, s]) > hx + margin) | (np.abs(d @ [-s, c]) > hy + margin)
+    outside: npt.NDArray[np.bool_] = (np.abs(dx * c + dy * s) > half_length + margin) | (np.abs(dy * c - dx * s) > half_width + margin)
     return outside

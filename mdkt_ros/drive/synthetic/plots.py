@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
-from mdkt_ros.drive.synthetic import buildings, furniture, people, plants, vehicles
+from mdkt_ros.drive.synthetic import buildings, furniture, plants
 from mdkt_ros.drive.synthetic.kinds import Kind
 from mdkt_ros.drive.synthetic.materials import Material
 from mdkt_ros.drive.synthetic.mesh import Mesh
@@ -14,24 +15,15 @@ from mdkt_ros.drive.synthetic.plot import Site
 from mdkt_ros.drive.synthetic.roads import Stretch
 
 Rng = np.random.Generator
+_PLANTS: tuple[Literal["tree", "bush", "tuft"], ...] = ("tree", "bush", "tuft")
 
 
-class Nursery:
-    """A few plants of each sort, grown once and planted many times."""
-
-    def __init__(self, rng: Rng) -> None:
-        self._rng = rng
-        self._trees = [plants.tree(rng) for _ in range(9)] + [plants.conifer(rng) for _ in range(2)]
-        self._bushes = [plants.bush(rng) for _ in range(8)]
-        self._tufts = [plants.tall_grass(rng) for _ in range(4)]
-
-    def plant(self, site: Site, sort: str, xy: np.ndarray, margin: float = 0.3) -> None:
-        """Plant a `tree`, `bush` or `tuft` unless something stands there."""
-        stock = {"tree": self._trees, "bush": self._bushes, "tuft": self._tufts}[sort]
-        mesh = stock[int(self._rng.integers(len(stock)))]
-        scale, yaw = float(self._rng.uniform(0.75, 1.3)), float(self._rng.uniform(0, 2 * np.pi))
-        if site.free(xy, margin):
-            site.add(mesh.placed((0, 0, 0), 0, scale), xy, yaw)
+def plant(site: Site, rng: Rng, sort: Literal["tree", "bush", "tuft"], xy: np.ndarray, margin: float = 0.3) -> None:
+    """Plant something, unless a building stands there."""
+    mesh = site.stock.pick(rng, sort)
+    scale, yaw = float(rng.uniform(0.75, 1.3)), float(rng.uniform(0, 2 * np.pi))
+    if site.free(xy, margin):
+        site.add(mesh.placed((0, 0, 0), 0, scale), xy, yaw)
 
 
 def _span(site: Site, stretch: Stretch) -> tuple[float, float]:
@@ -63,18 +55,18 @@ def _boundary(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float, choi
         site.add(mesh, pa, float(np.arctan2(direction[1], direction[0])))
 
 
-def _garden(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch, q0: float, q1: float, depth: float) -> None:
+def _garden(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float, depth: float) -> None:
     inner = site.network.sidewalk + 1.0
-    for _ in range(int((q1 - q0) * depth / 9)):
+    for _ in range(int((q1 - q0) * depth / 5)):
         xy, _ = site.spot(stretch, rng.uniform(q0, q1), inner + rng.uniform(0, depth))
-        sort = str(rng.choice(["tree", "bush", "tuft"], p=[0.22, 0.68, 0.1]))
+        sort = _PLANTS[int(rng.choice(3, p=[0.16, 0.74, 0.1]))]
         if site.paved(xy) > site.network.sidewalk + (1.2 if sort == "tree" else 0.7):
-            nursery.plant(site, sort, xy)
+            plant(site, rng, sort, xy)
 
 
-def _terrace(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
+def _terrace(site: Site, rng: Rng, stretch: Stretch) -> None:
     q, end = _span(site, stretch)
-    setback = 0.25 if rng.random() < 0.6 else float(rng.uniform(1.5, 3.5))
+    setback = 0.25 if rng.random() < 0.45 else float(rng.uniform(1.8, 3.8))
     floors = int(rng.integers(2, 5))
     start, choice = q, str(rng.choice(["picket", "wall", "hedge"]))
     while q < end - 6:
@@ -90,10 +82,10 @@ def _terrace(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
         gap = rng.uniform(start + 3, max(end - 3, start + 3.1))
         _boundary(site, rng, stretch, start, gap - 1.2, choice)
         _boundary(site, rng, stretch, gap + 1.2, end, choice)
-        _garden(site, rng, nursery, stretch, start, end, setback - 0.8)
+        _garden(site, rng, stretch, start, end, setback - 0.8)
 
 
-def _detached(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
+def _detached(site: Site, rng: Rng, stretch: Stretch) -> None:
     q, end = _span(site, stretch)
     setback = float(rng.uniform(3, 7))
     while q < end - 12:
@@ -108,12 +100,12 @@ def _detached(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
         if rng.random() < 0.5 and site.claim(xy, yaw, (3.1, 5.6)):
             site.add(buildings.garage(rng), xy, yaw)
         _driveway(site, rng, stretch, drive0, drive1, setback)
-        choice = str(rng.choice(["picket", "wire", "wall", "board", "hedge", "hedge"]))
+        choice = str(rng.choice(["picket", "wire", "wall", "board", "hedge", "hedge", "hedge"]))
         _boundary(site, rng, stretch, q, q + 2.0, choice)
         _boundary(site, rng, stretch, q + 3.3, drive0 - 0.2, choice)
         _boundary(site, rng, stretch, drive1 + 0.2, min(q + plot, end), choice)
-        _garden(site, rng, nursery, stretch, q, q + 1.5 + width, setback - 1.5)
-        _garden(site, rng, nursery, stretch, drive1 + 0.5, q + plot, setback + 8)
+        _garden(site, rng, stretch, q, q + 1.5 + width, setback - 1.5)
+        _garden(site, rng, stretch, drive1 + 0.5, q + plot, setback + 8)
         q += plot
 
 
@@ -126,10 +118,10 @@ def _driveway(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float, dept
     if rng.random() < 0.45 and depth > 4.2:
         xy, yaw = site.spot(stretch, (q0 + q1) / 2, near + depth / 2 + 0.8)
         if site.free(xy, 1.0):
-            site.add(vehicles.car(rng), xy, yaw + np.pi / 2 * (1 if rng.random() < 0.5 else -1), lift=0.06)
+            site.add(site.stock.pick(rng, "car"), xy, yaw + np.pi / 2 * (1 if rng.random() < 0.5 else -1), lift=0.06)
 
 
-def _apartments(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
+def _apartments(site: Site, rng: Rng, stretch: Stretch) -> None:
     q, end = _span(site, stretch)
     setback = float(rng.uniform(2.5, 7))
     while q < end - 16:
@@ -138,10 +130,12 @@ def _apartments(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> Non
         xy, yaw = site.spot(stretch, q + width / 2, site.network.sidewalk + setback + depth / 2)
         if site.claim(xy, yaw, (width, depth)):
             site.add(buildings.building(rng, width, depth, int(rng.integers(3, 7)), "apartments"), xy, yaw)
-        if rng.random() < 0.6:
-            _boundary(site, rng, stretch, q + 0.5, q + width / 2 - 1.5, "hedge" if rng.random() < 0.7 else "wall")
+        if rng.random() < 0.8:
+            choice = "hedge" if rng.random() < 0.8 else "wall"
+            _boundary(site, rng, stretch, q + 0.5, q + width / 2 - 1.5, choice)
+            _boundary(site, rng, stretch, q + width / 2 + 5.0, q + width, choice)
         _bicycles(site, rng, stretch, q + width / 2 + 2, site.network.sidewalk + 1.6)
-        _garden(site, rng, nursery, stretch, q, q + width, setback - 1.0)
+        _garden(site, rng, stretch, q, q + width, setback - 1.0)
         q += width + rng.uniform(3, 9)
 
 
@@ -151,14 +145,13 @@ def _bicycles(site: Site, rng: Rng, stretch: Stretch, q: float, out: float) -> N
         xy, yaw = site.spot(stretch, q + 0.75 * i, out)
         if site.paved(xy) < 0.8 or not site.free(xy, 0.9):
             continue
-        site.add(furniture.bicycle_hoop(), xy, yaw + np.pi / 2)
+        site.add(site.stock.pick(rng, "hoop"), xy, yaw + np.pi / 2)
         if rng.random() < 0.75:
             side, _ = site.spot(stretch, q + 0.75 * i + 0.2, out)
-            bike = people.bicycle(vehicles.draw_paint(rng) * 1.5, float(rng.normal(0, 0.03)))
-            site.add(bike, side, yaw + np.pi / 2 * (1 if rng.random() < 0.5 else -1))
+            site.add(site.stock.pick(rng, "bicycle"), side, yaw + np.pi / 2 * (1 if rng.random() < 0.5 else -1))
 
 
-def _park(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
+def _park(site: Site, rng: Rng, stretch: Stretch) -> None:
     q0, q1 = _span(site, stretch)
     near = site.network.sidewalk
     path = rng.uniform(4, 7)
@@ -173,14 +166,26 @@ def _park(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
             continue
         if rng.random() < 0.08:
             if site.free(xy, 1.0):
-                site.add(furniture.bench(rng), xy, yaw)
+                site.add(site.stock.pick(rng, "bench"), xy, yaw)
         else:
-            nursery.plant(site, str(rng.choice(["tree", "bush", "tuft"], p=[0.42, 0.33, 0.25])), xy, 0.8)
-    if rng.random() < 0.5:
-        _boundary(site, rng, stretch, q0, q1, str(rng.choice(["hedge", "picket"])))
+            plant(site, rng, _PLANTS[int(rng.choice(3, p=[0.42, 0.38, 0.2]))], xy, 0.8)
+    if rng.random() < 0.4:
+        _boundary(site, rng, stretch, q0, q1, str(rng.choice(["hedge", "hedge", "picket"])))
+    else:
+        _shrubs(site, rng, stretch, q0, q1)
 
 
-def _lot(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
+def _shrubs(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float) -> None:
+    """A dense belt of bushes, here and there a tree, along the back of the pavement."""
+    near = site.network.sidewalk
+    for q in np.arange(q0, q1, 1.3):
+        for out in (1.3, 2.6):
+            xy, _ = site.spot(stretch, q + rng.normal(0, 0.3), near + out + rng.normal(0, 0.2))
+            if site.paved(xy) > near + 0.9 and rng.random() < 0.8:
+                plant(site, rng, "bush" if rng.random() < 0.93 else "tree", xy)
+
+
+def _lot(site: Site, rng: Rng, stretch: Stretch) -> None:
     q0, q1 = _span(site, stretch)
     near, deep = site.network.sidewalk, 15.0
     asphalt = rng.random() < 0.5
@@ -195,12 +200,13 @@ def _lot(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
             for offset in (1.25, 3.75):
                 if rng.random() < 0.6:
                     xy, yaw = site.spot(stretch, a + offset, near + row)
-                    thing = vehicles.car(rng) if rng.random() < 0.92 else vehicles.trailer(rng)
+                    thing = site.stock.pick(rng, "car") if rng.random() < 0.92 else site.stock.pick(rng, "trailer")
                     site.add(thing, xy, yaw + np.pi / 2 + (turn if rng.random() < 0.6 else turn + np.pi), lift=0.06)
-    _garden(site, rng, nursery, stretch, q0, q1, 3.0) if rng.random() < 0.3 else None
+    if rng.random() < 0.5:
+        _boundary(site, rng, stretch, q0, q1, "hedge")
 
 
-def _works(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
+def _works(site: Site, rng: Rng, stretch: Stretch) -> None:
     q0, q1 = _span(site, stretch)
     near = site.network.sidewalk
     for a in np.arange(q0 + 2, q1 - 6, 4.0):
@@ -210,19 +216,19 @@ def _works(site: Site, rng: Rng, nursery: Nursery, stretch: Stretch) -> None:
     for q in np.arange(q0 + 2, q1 - 2, 2.4):
         xy, yaw = site.spot(stretch, q, near - 0.3)
         if site.paved(xy) > 0.5:
-            site.add(furniture.barrier(rng), xy, yaw)
+            site.add(site.stock.pick(rng, "barrier"), xy, yaw)
     for _ in range(14):
         xy, _ = site.spot(stretch, rng.uniform(q0, q1), rng.uniform(0.3, near + 4))
         if site.paved(xy) > 0.2 and site.free(xy, 0.3):
-            site.add(furniture.cone(), xy, float(rng.uniform(0, 6)))
+            site.add(site.stock.pick(rng, "cone"), xy, float(rng.uniform(0, 6)))
     for share in (0.3, 0.7):
         xy, yaw = site.spot(stretch, q0 + share * (q1 - q0), near + 4.5)
         if site.claim(xy, yaw, (6.0, 4.5)):
-            site.add(vehicles.excavator(rng), xy, yaw)
-    _garden(site, rng, nursery, stretch, q0, q1, 2.0)
+            site.add(site.stock.pick(rng, "excavator"), xy, yaw)
+    _garden(site, rng, stretch, q0, q1, 2.0)
 
 
-BUILDERS: dict[str, Callable[[Site, Rng, Nursery, Stretch], None]] = {
+BUILDERS: dict[str, Callable[[Site, Rng, Stretch], None]] = {
     "terrace": _terrace,
     "detached": _detached,
     "apartments": _apartments,

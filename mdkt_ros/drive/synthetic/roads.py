@@ -114,24 +114,34 @@ class Network:
         """For each street its crossings (q, other street), by q."""
         return tuple(_crossings(self.roads, i) for i in range(len(self.roads)))
 
+    @functools.cached_property
+    def _parking(self) -> list[dict[int, tuple[Points, Points]]]:
+        """For each street and side: where stretches end, and rows of the strips' width, first and last q."""
+        table: list[dict[int, tuple[Points, Points]]] = []
+        for index in range(len(self.roads)):
+            sides = {}
+            for side in (-1, 1):
+                mine = [s for s in self.stretches if s.road == index and s.side == side]
+                rows = [(s.parking, s.q0 + s.margin0 + 8 if s.parking else np.inf, s.q1 - s.margin1 - 8) for s in mine]
+                sides[side] = np.array([s.q1 for s in mine[:-1]]), np.array(rows)
+            table.append(sides)
+        return table
+
     def ground(self, xy: Points) -> Ground:
         """What the ground is at positions (N, 2)."""
         distance = np.full((len(self.roads), len(xy)), FAR)
         parking = np.full(len(xy), FAR)
         for index, road in enumerate(self.roads):
             near = np.flatnonzero(np.abs(xy[:, 1 - road.axis] - road.offset) < abs(road.amplitude) + 45)
+            if not len(near):
+                continue
             local = road.local(xy[near])
-            beside = np.abs(local[:, 1]) - road.half_width
-            distance[index, near] = beside
-            for side in (-1, 1):
-                strips = [s for s in self.stretches if s.road == index and s.side == side]
-                which = np.searchsorted([s.q1 for s in strips[:-1]], local[:, 0])
-                width = np.array([s.parking for s in strips])[which]
-                start = np.array([s.q0 + s.margin0 + 8 for s in strips])[which]
-                end = np.array([s.q1 - s.margin1 - 8 for s in strips])[which]
+            distance[index, near] = np.abs(local[:, 1]) - road.half_width
+            for side, (ends, strips) in self._parking[index].items():
+                width, first, last = strips[np.searchsorted(ends, local[:, 0])].T
                 t = local[:, 1] * side - road.half_width
-                strip = np.max([t - width, -t - 1, (start - local[:, 0]), (local[:, 0] - end)], axis=0)
-                parking[near] = np.minimum(parking[near], np.where(width > 0, strip, FAR))
+                strip = np.maximum(np.maximum(t - width, -t - 1), np.maximum(first - local[:, 0], local[:, 0] - last))
+                parking[near] = np.minimum(parking[near], strip)
         order = np.sort(distance, axis=0)
         gap = np.where(order[1] < FAR, np.clip(CORNER - (order[1] - order[0]), 0, None), 0)
         union = order[0] - gap * gap / (4 * CORNER)
@@ -179,7 +189,7 @@ def _roads(rng: np.random.Generator, axis: int, count: int, curved: float) -> li
     main = int(rng.integers(count))
     roads = []
     for i, offset in enumerate(offsets):
-        half_width = rng.uniform(4.6, 6.0) if i == main else rng.uniform(2.9, 4.0)
+        half_width = rng.uniform(3.8, 5.2) if i == main else rng.uniform(2.5, 3.5)
         amplitude = rng.uniform(1.5, 6.0) if rng.random() < curved else 0.0
         roads.append(
             Road(
@@ -200,7 +210,7 @@ def lay_out(rng: np.random.Generator) -> Network:
     curved = float(rng.choice([0.0, 0.5, 0.9]))
     roads = tuple(_roads(rng, 0, 4, curved) + _roads(rng, 1, 4, curved))
     extent = max(abs(r.offset) for r in roads) + BORDER
-    weights = rng.dirichlet([2.2, 3.2, 1.6, 1.2, 0.6]) * 0.7 + 0.06
+    weights = rng.dirichlet([2.0, 3.2, 1.6, 2.0, 0.6]) * 0.7 + 0.06
     stretches: list[Stretch] = []
     for index in range(len(roads)):
         crossings = _crossings(roads, index)

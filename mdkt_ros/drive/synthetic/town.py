@@ -9,8 +9,9 @@ import numpy as np
 from mdkt_ros.drive.synthetic.ground import build_ground
 from mdkt_ros.drive.synthetic.mesh import Color, Mesh, concatenate
 from mdkt_ros.drive.synthetic.plot import Site
-from mdkt_ros.drive.synthetic.plots import BUILDERS, Nursery
+from mdkt_ros.drive.synthetic.plots import BUILDERS
 from mdkt_ros.drive.synthetic.roads import Network, lay_out
+from mdkt_ros.drive.synthetic.stock import Stock
 from mdkt_ros.drive.synthetic.streets import furnish, mark_road, park_vehicles
 from mdkt_ros.drive.synthetic.thing import Thing
 
@@ -59,14 +60,13 @@ def _palette(rng: np.random.Generator) -> dict[str, Color]:
 def build_town(seed: int) -> Town:
     """Build the town of a seed; the same seed gives the same town, triangle for triangle."""
     network = lay_out(stream(seed, 1))
-    site = Site(network)
+    site = Site(network, Stock(stream(seed, 3)))
     site.meshes.append(build_ground(network, _palette(stream(seed, 2))))
-    nursery = Nursery(stream(seed, 3))
     for index, stretch in enumerate(network.stretches):
-        BUILDERS[stretch.use](site, stream(seed, 4, index), nursery, stretch)
+        BUILDERS[stretch.use](site, stream(seed, 4, index), stretch)
     for index in range(len(network.roads)):
         mark_road(site, stream(seed, 5, index), index)
     for index, stretch in enumerate(network.stretches):
         park_vehicles(site, stream(seed, 6, index), stretch)
-        furnish(site, stream(seed, 7, index), nursery, stretch)
+        furnish(site, stream(seed, 7, index), stretch)
     return Town(network, concatenate(site.meshes), tuple(site.parked), site.instances)

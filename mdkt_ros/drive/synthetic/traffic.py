@@ -98,7 +98,7 @@ class Traffic:
 
     def _vehicles(self, rng: np.random.Generator, duration: float) -> list[Mover]:
         kinds = [Kind.CAR, Kind.TRUCK, Kind.BUS, Kind.MOTORCYCLIST, Kind.BICYCLIST]
-        weights = np.array([0.58, 0.07, 0.06, 0.13, 0.16])
+        weights = np.array([0.54, 0.07, 0.05, 0.16, 0.18])
         movers = []
         for index, road in enumerate(self._network.roads):
             for direction in (1, -1):
