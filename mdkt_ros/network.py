@@ -20,6 +20,7 @@ from mdkt_ros.sparse import (
     StridedConv3d,
     SubmanifoldConv3d,
     TransposedConv3d,
+    block_threads,
     cat,
 )
 
@@ -140,19 +141,29 @@ class PointNetwork(nn.Module):
 
     def forward(self, x: SparseTensor) -> NetworkOutput:
         """Logits and decoder features of the voxels of `x`, which has `in_channels` channels; none or one voxel too."""
-        order = x.maps.order(x.stride)
-        inner = x if order is None else _reorder(x, order)
-        skips = [self.stem(inner)]
+        with block_threads():
+            # Sorted rows lie near their neighbours, and the result does not depend on the order of the input.
+            order = x.maps.order(x.stride)
+            inner = x if order is None else _reorder(x, order)
+            features = self._decode(self._encode(inner))
+            if order is not None:
+                sorted_features = features[1].features
+                features[1] = x.with_features(torch.empty_like(sorted_features).index_copy(0, order, sorted_features))
+            return NetworkOutput(self.classifier(features[1].features), features)
+
+    def _encode(self, x: SparseTensor) -> list[SparseTensor]:
+        levels = [self.stem(x)]
         for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
-            skips.append(stage(skips[-1]))
-        out = skips.pop()
+            levels.append(stage(levels[-1]))
+        return levels
+
+    def _decode(self, levels: list[SparseTensor]) -> dict[int, SparseTensor]:
+        out = levels.pop()
         features: dict[int, SparseTensor] = {}
         for stride, (up, blocks) in zip(STRIDES, (self.up1, self.up2, self.up3, self.up4), strict=True):
-            out = blocks(cat([up(out), skips.pop()]))
+            out = blocks(cat([up(out), levels.pop()]))
             features[stride] = out
-        if order is not None:
-            features[1] = x.with_features(torch.empty_like(out.features).index_copy(0, order, out.features))
-        return NetworkOutput(self.classifier(features[1].features), features)
+        return features
 
 
 def _reorder(x: SparseTensor, order: torch.Tensor) -> SparseTensor:

@@ -8,6 +8,7 @@ from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.maps import KernelMaps
 from mdkt_ros.sparse.normalization import BatchNorm, ReLU
 from mdkt_ros.sparse.operator import sparse_convolution
+from mdkt_ros.sparse.parallel import block_threads
 from mdkt_ros.sparse.tensor import SparseTensor, cat
 
 del _torch_backend
@@ -24,6 +25,7 @@ __all__ = [
     "SubmanifoldConv3d",
     "TransposedConv3d",
     "backends",
+    "block_threads",
     "cat",
     "fuse",
     "register_backend",

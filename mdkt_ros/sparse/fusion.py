@@ -15,7 +15,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def fuse(network: _Module) -> _Module:
-    """A copy of `network` for inference, in which every BatchNorm right after a convolution is part of its kernel and bias.
+    """A copy of `network` for inference: every BatchNorm right after a convolution becomes part of its kernel and bias.
 
     The outputs agree with those of `network.eval()` up to rounding. The original is not changed.
     """

@@ -37,8 +37,8 @@ class KernelMap:
     Attributes:
         table: (K, out_count) int32 input row, -1 where there is no voxel. Within an offset no input row occurs twice.
         in_count: rows of the input.
-        symmetric: whether offsets k and K - 1 - k mirror each other, as in a submanifold convolution: the transposed map
-            is then the same one with the offsets in reverse.
+        symmetric: whether offsets k and K - 1 - k mirror each other, as in a submanifold convolution: the transposed
+            map is then the same one with the offsets in reverse.
     """
 
     def __init__(self, table: torch.Tensor, in_count: int, *, symmetric: bool = False):
@@ -102,7 +102,15 @@ class KernelMap:
             last = first + sum(sizes[index])
             bound = torch.nn.functional.pad(bounds[index, : stop - start] - first, (1, 0))
             result.append(
-                Block(start, stop, in_rows[first:last], out_rows[first:last], sizes[index], by_row[first:last] - first, bound)
+                Block(
+                    start,
+                    stop,
+                    in_rows[first:last],
+                    out_rows[first:last],
+                    sizes[index],
+                    by_row[first:last] - first,
+                    bound,
+                )
             )
             first = last
         return result

@@ -86,7 +86,7 @@ class Level:
         return torch.arange(len(self), dtype=torch.int32, device=self.keys.device)
 
     def find_columns(self, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where keys first, first + 1 and first + 2 are in the table: (Q,) int32 positions each, -1 where there is none.
+        """Where keys first, first + 1 and first + 2 are in the table: (Q,) int32 positions each, -1 where none is.
 
         Keys that differ by one are neighbours in the table too, so a search for the first leads to all three.
         """

@@ -93,7 +93,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class ReLU(nn.Module):
-    """Rectifier on the features of a sparse tensor; `inplace` overwrites those of its input, as `nn.ReLU(inplace=True)`."""
+    """Rectifier on the features of a sparse tensor; `inplace` overwrites those of its input, as in `nn.ReLU`."""
 
     def __init__(self, inplace: bool = False):
         super().__init__()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
 from mdkt_ros.sparse.backend import register_backend
-from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.kernel_map import Block, KernelMap
+from mdkt_ros.sparse.parallel import share_blocks
 
 _BLOCK_BYTES = 5 << 20
 """What a block gathers and multiplies on the CPU: it should stay in the cache, where a whole layer's would not."""
 _BLOCK_ROWS = 2048
-"""At most so many output rows a block, that layers thin and wide share blocks: making them costs as much as a thin layer."""
+"""At most so many output rows, so that thin and wide layers share blocks: making them costs as much as a thin layer."""
 _GPU_BLOCK_BYTES = 1 << 30
 """On a GPU blocks only bound the memory; fewer blocks mean fewer launches."""
 
@@ -26,42 +29,56 @@ class TorchBackend:
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
     ) -> torch.Tensor:
         out = features.new_empty((kernel_map.out_count, kernel.shape[2]))
-        blocks = kernel_map.blocks(_rows(features, kernel_map, kernel.shape[2]))
-        # One buffer for all blocks: fresh memory for each would cost more in page faults than the gather itself.
-        longest = max((len(block.in_rows) for block in blocks), default=0)
-        gathered = features.new_empty((longest, features.shape[1]))
-        products = features.new_empty((longest, kernel.shape[2]))
         matrices = kernel.unbind(0)
-        for block in blocks:
-            pairs = len(block.in_rows)
-            torch.index_select(features, 0, block.in_rows, out=gathered[:pairs])
-            start = 0
-            for matrix, size in zip(matrices, block.sizes, strict=True):
-                if size:
-                    torch.mm(gathered[start : start + size], matrix, out=products[start : start + size])
-                    start += size
-            summed = functional.embedding_bag(
-                block.by_row, products[:pairs], block.bounds, mode="sum", include_last_offset=True
-            )
-            if bias is None:
-                out[block.start : block.stop] = summed
-            else:
-                torch.add(summed, bias, out=out[block.start : block.stop])
+
+        def convolve(blocks: Sequence[Block]) -> None:
+            gathered, products = _buffer(features, blocks), _buffer(out, blocks)
+            for block in blocks:
+                pairs = len(block.in_rows)
+                torch.index_select(features, 0, block.in_rows, out=gathered[:pairs])
+                inputs, terms = torch.split(gathered[:pairs], block.sizes), torch.split(products[:pairs], block.sizes)
+                for rows, matrix, term in zip(inputs, matrices, terms, strict=True):
+                    torch.mm(rows, matrix, out=term)
+                summed = functional.embedding_bag(
+                    block.by_row, products[:pairs], block.bounds, mode="sum", include_last_offset=True
+                )
+                if bias is None:
+                    out[block.start : block.stop] = summed
+                else:
+                    torch.add(summed, bias, out=out[block.start : block.stop])
+
+        share_blocks(kernel_map.blocks(_rows(features, kernel_map, kernel.shape[2])), convolve, features.is_cpu)
         return out
 
     def kernel_gradient(
         self, features: torch.Tensor, out_gradient: torch.Tensor, kernel_map: KernelMap
     ) -> torch.Tensor:
-        gradient = features.new_zeros((len(kernel_map.table), features.shape[1], out_gradient.shape[1]))
-        for block in kernel_map.blocks(_rows(features, kernel_map, out_gradient.shape[1])):
-            inputs = features.index_select(0, block.in_rows)
-            outputs = out_gradient[block.start : block.stop].index_select(0, block.out_rows)
-            start = 0
-            for matrix, size in zip(gradient.unbind(0), block.sizes, strict=True):
-                if size:
-                    matrix.addmm_(inputs[start : start + size].t(), outputs[start : start + size])
-                    start += size
-        return gradient
+        shape = (len(kernel_map.table), features.shape[1], out_gradient.shape[1])
+
+        def correlate(blocks: Sequence[Block]) -> torch.Tensor:
+            gradient = features.new_zeros(shape)
+            gathered, gathered_out = _buffer(features, blocks), _buffer(out_gradient, blocks)
+            for block in blocks:
+                pairs = len(block.in_rows)
+                torch.index_select(features, 0, block.in_rows, out=gathered[:pairs])
+                of_block = out_gradient[block.start : block.stop]
+                torch.index_select(of_block, 0, block.out_rows, out=gathered_out[:pairs])
+                inputs = torch.split(gathered[:pairs].t(), block.sizes, dim=1)
+                outputs = torch.split(gathered_out[:pairs], block.sizes)
+                for matrix, columns, rows in zip(gradient.unbind(0), inputs, outputs, strict=True):
+                    matrix.addmm_(columns, rows)
+            return gradient
+
+        blocks = kernel_map.blocks(_rows(features, kernel_map, out_gradient.shape[1]))
+        total, *others = share_blocks(blocks, correlate, features.is_cpu)
+        for other in others:
+            total += other
+        return total
+
+
+def _buffer(like: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
+    """Memory for the pairs of any block: fresh memory for each would cost more page faults than the gather itself."""
+    return like.new_empty((max((len(block.in_rows) for block in blocks), default=0), like.shape[1]))
 
 
 def _rows(features: torch.Tensor, kernel_map: KernelMap, out_channels: int) -> int:
