@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,26 @@ def test_an_interrupted_run_resumes_to_the_same_curve(
     assert main(overrides(data, "parts", *INTERRUPTED, "resume=true")) == 0
     assert rows(data.parent / "whole") == rows(data.parent / "parts")
     assert same_weights(data.parent / "whole", data.parent / "parts")
+
+
+def test_ctrl_c_with_workers_leaves_a_state(data: Path):
+    """Ctrl-C reaches every process of the terminal's group, those that prepare scans too."""
+    command = [
+        sys.executable,
+        str(ROOT / "training" / "train.py"),
+        *overrides(data, "run", "optim.steps=5000", "workers=1"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment) as run:
+        log, deadline = data.parent / "run" / "log.csv", time.monotonic() + 60
+        while time.monotonic() < deadline and not (log.is_file() and len(rows(data.parent / "run")) > 2):
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)
+        error = run.communicate(timeout=60)[1]
+    assert run.returncode == 130, error
+    state = load_state(data.parent / "run" / "state.safetensors")
+    assert f"stopped after step {state.step} of 5000" in error.replace("\n", " ")
+    assert state.step == len(rows(data.parent / "run")) >= 3
 
 
 def test_a_killed_run_resumes_from_its_last_state(data: Path, monkeypatch: pytest.MonkeyPatch):

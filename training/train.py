@@ -44,7 +44,7 @@ from training.export import export_state, make_grid, make_network
 from training.log import RunLog, console
 from training.losses import Labelled, SegmentationLoss, check_finite
 from training.optimization import balance_inputs, class_weights, half_precision, learning_rate, make_optimizer
-from training.processes import Processes, join_processes, stop_requests
+from training.processes import Processes, join_processes, leave_signals_to_parent, stop_requests
 from training.state import RunState, check_same_run, load_state, restore, save_state
 
 
@@ -248,6 +248,7 @@ def train(config: TrainConfig, processes: Processes) -> Path:
         batch_sampler=StreamSampler(batch_size, start, steps, processes.rank, processes.world),
         collate_fn=make_batch,
         num_workers=config.workers,
+        worker_init_fn=leave_signals_to_parent,
     )
     path, began = Path(config.out) / "state.safetensors", time.monotonic() - seconds
 
@@ -306,6 +307,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A worker's error comes with its class and the worker's traceback before it.
         print(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1]), file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
+    except KeyboardInterrupt:
+        print("interrupted; what the last state holds is kept", file=sys.stderr)
+        return 130
     return 0
 
 
