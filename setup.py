@@ -53,7 +53,7 @@ setup(
         "rosbags>=0.11",
         "typer>=0.12",
         "rich>=13",
-        "pillow>=9",
+        "pillow>=9.1",
         "pypcd4>=1.2",
     ],
     extras_require={

@@ -169,6 +169,10 @@ def synthesize(
 def view(
     source: Annotated[Path, typer.Argument(help="What `mdkt segment` left, or any drive or scan.")],
     out: Annotated[Path, typer.Argument(help="The .html page to write; it works from a file, offline.")],
+    predictions: Annotated[
+        Path | None, typer.Option(help="Folder or file of the predictions, where they are not with the scans.")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
     limit: Annotated[int, typer.Option(help="Frames at most, spread evenly over the drive.", min=1)] = 10,
     force: Force = False,
 ) -> None:
@@ -176,7 +180,7 @@ def view(
     from mdkt_ros.render.page import page_for_path
 
     with _progress(f"Drawing {source.name}") as progress:
-        page_for_path(source, out, limit=limit, force=force, progress=progress)
+        page_for_path(source, out, predictions=predictions, topic=topic, limit=limit, force=force, progress=progress)
     console.print(f"Written: [bold]{out}[/bold] ({out.stat().st_size / 1e6:.1f} MB)")
 
 

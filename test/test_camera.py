@@ -210,20 +210,36 @@ def test_visible_at_the_edges_does_not_wrap_round():
 @settings(deadline=None, max_examples=60)
 @given(
     points=hnp.arrays(np.float32, st.tuples(st.integers(1, 60), st.just(3)), elements=st.floats(-8, 8, width=32)),
-    splat=st.integers(1, 40),
+    beam=st.floats(0.5, 40),
+    azimuth=st.floats(0.5, 40),
     margin=st.floats(0, 0.5),
 )
-def test_visible_is_its_definition(points, splat, margin):
+def test_visible_is_its_definition(points, beam, azimuth, margin):
     front = camera(width=37, height=23, matrix=np.array([[20.0, 0, 18], [0, 20, 11], [0, 0, 1]]))
     projection = front.project(points)
-    seen = visible(projection, front, splat=splat, margin=margin)
-    cells = np.clip(projection.pixels, 0, None) // splat
-    for i, (cell, depth) in enumerate(zip(cells, projection.depth, strict=True)):
+    seen = visible(projection, front, beam_spacing=beam, azimuth_spacing=azimuth, margin=margin)
+    columns = np.clip(projection.pixels[:, 0], 0, None) // max(20 * np.radians(azimuth), 1)
+    rows = np.clip(np.rint(projection.pixels[:, 1]), 0, 22)
+    reach = max(np.ceil(20 * np.radians(beam)), 1)
+    for i, depth in enumerate(projection.depth):
         if not projection.in_view[i]:
             assert not seen[i]
             continue
-        near = projection.in_view & (np.abs(np.nan_to_num(cells, nan=1e9) - cell) <= 1).all(1)
-        assert seen[i] == (depth <= projection.depth[near].min() * (1 + margin) + 0.5)
+        aside = projection.in_view & (np.abs(np.nan_to_num(columns, nan=1e9) - columns[i]) <= 1)
+        step = np.nan_to_num(rows, nan=1e9) - rows[i]
+        above, below = (projection.depth[aside & (s >= 0) & (s <= reach)].min() for s in (-step, step))
+        assert seen[i] == (depth <= max(above, below) * (1 + margin) + 0.5)
+
+
+def test_a_far_road_is_not_hidden_by_the_road_before_it():
+    front = camera()
+    depth = np.repeat(np.geomspace(4, 60, 60), 40)
+    road = np.stack([np.tile(np.linspace(-3, 3, 40), 60), np.full(2400, 1.65), depth], axis=1)
+    to_lidar = np.linalg.inv(front.camera_from_lidar)
+    points = road @ to_lidar[:3, :3].T + to_lidar[:3, 3]
+    projection = front.project(points)
+    assert projection.in_view.sum() > 1000
+    assert visible(projection, front)[projection.in_view].all()
 
 
 @settings(deadline=None, max_examples=100)

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.main
+from small_models import random_meta, random_network
 
 from mdkt_ros import __version__, cli
 from mdkt_ros.checkpoint import save_checkpoint
-
-from small_models import random_meta, random_network
 
 
 def run(monkeypatch, *arguments: object) -> int:
