@@ -229,6 +229,8 @@ def test_a_state_of_another_network_is_refused(data: Path):
     [
         (["optim.lrr=1"], "unknown key optim.lrr; did you mean optim.lr?"),
         (["out="], "out is not set"),
+        (["out=/dev/null"], "/dev/null: is a file; out names the folder of the run"),
+        (["out=/proc/run"], "/proc/run: No such file or directory"),
         (["data.root="], "data.root is not set"),
         (["model.preset=unet"], "model.preset = 'unet': must be one of minkunet14s"),
         (["model.features=[x, colour]"], "model.features: feature 'colour' is not known"),

@@ -211,7 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             refuse_existing(options.json, options.force)
         chosen = (options.frames, options.sequences, options.scenes, options.split, options.label_space)
         drive = open_data(data_config(options.data, *chosen))
-        segmenter = Segmenter.load(options.checkpoint, options.device, intensity_scale=drive.intensity_scale)
+        segmenter = Segmenter.load(
+            options.checkpoint, options.device, intensity_scale=drive.intensity_scale, axes=drive.axes
+        )
         sink: Any = nullcontext()
         if options.predictions is not None:
             split = options.split or "val"

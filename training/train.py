@@ -193,6 +193,8 @@ def prepare_out(config: TrainConfig, processes: Processes) -> RunState | None:
         check_same_run(state, config)
         return state
     if processes.first:
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out}: is a file; out names the folder of the run")
         if out.exists() and any(out.iterdir()):
             if not config.force:
                 raise OutputError(f"{out}: holds a run already; resume=true goes on with it, force=true replaces it")
@@ -307,6 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A worker's error comes with its class and the worker's traceback before it.
         print(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1]), file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
+    except OSError as error:
+        # A full disk, a folder that may not be written.
+        print(f"{error.filename or config.out}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; what the last state holds is kept", file=sys.stderr)
         return 130
