@@ -25,7 +25,7 @@ from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxel
 SHIPPED = "mdkt_synthetic_kitti.safetensors"
 """The checkpoint that ships with the package, in `resources.weights_dir()`."""
 
-MAX_POINTS = 1_000_000
+MAX_POINTS = 600_000
 """More than one scan of today's sensors (128 beams x 2048 columns, two returns: 524 k)."""
 
 _SATURATED, _DARK = 2.0, 0.01
@@ -207,8 +207,8 @@ class Segmenter:
             return voxels, rows
         self._warn(
             PointLimitWarning,
-            f"{count} points in range are more than max_points = {self.max_points}: the network gets every "
-            f"{count / self.max_points:.3g}th, the others take the nearest label; raise max_points, or crop the cloud",
+            f"{count} points in range are more than max_points = {self.max_points}: the network gets one in "
+            f"{count / self.max_points:.3g}, the others take the nearest label; raise max_points, or crop the cloud",
         )
         chosen = torch.arange(self.max_points, device=rows.device) * count // self.max_points
         kept = torch.zeros(len(voxels), dtype=torch.bool, device=rows.device)
