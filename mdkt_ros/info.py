@@ -113,11 +113,10 @@ def _size(path: Path) -> int:
 
 
 def _drive(drive: Drive) -> dict[str, Any]:
-    first, last = drive[0], drive[len(drive) - 1]
+    first = drive[0]
     described: dict[str, Any] = {
         "name": drive.name,
         "scans": len(drive),
-        "duration": (last.stamp - first.stamp) / 1e9,
         "axes": drive.axes,
         "intensity_scale": drive.intensity_scale,
         "labels": _labels(drive.labels),
@@ -133,6 +132,9 @@ def _drive(drive: Drive) -> dict[str, Any]:
         "poses": first.world_from_lidar is not None,
         "first_scan": _frame(first, drive.labels),
     }
+    if not isinstance(drive, BagDrive):
+        # A bag knows its duration, and its last scan is found only behind all others.
+        described["duration"] = (drive[len(drive) - 1].stamp - first.stamp) / 1e9
     if isinstance(drive, SemanticKitti):
         described["sequences"] = _counted([drive.sequence(i) for i in range(len(drive))])
     if isinstance(drive, NuScenes):

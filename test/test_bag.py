@@ -17,7 +17,7 @@ from mdkt_ros.drive.bag_images import camera_from_info, decode_raw
 from mdkt_ros.drive.convert import convert
 from mdkt_ros.drive.rosmsg import Messages, typestore
 from mdkt_ros.drive.transforms import TransformTree, interpolate
-from mdkt_ros.errors import CameraError, CloudError, DriveError, LabelError
+from mdkt_ros.errors import CameraError, CloudError, DriveError, LabelError, MdktError
 
 MESSAGES = Messages(typestore())
 
@@ -239,6 +239,30 @@ def test_a_cut_off_bag_names_the_file_and_what_would_help(tmp_path, storage, sha
         BagDrive(path) as read,
     ):
         list(read)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_damage_anywhere_reads_or_raises_our_own_error(tmp_path, storage):
+    convert(FakeDrive(2, 20, cameras=False), tmp_path / "bag", storage=storage)
+    files = [(path, path.read_bytes()) for path in (tmp_path / "bag").iterdir()]
+    errors = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        for path, content in files:
+            spoilt = bytearray(content)
+            if (path.suffix == ".yaml") == (seed % 4 == 0):
+                for at in rng.integers(0, len(spoilt) - 8, 3):
+                    # The end of the file is where its index is.
+                    at = at if rng.random() < 0.6 else len(spoilt) - 8 - at % 2000
+                    spoilt[at : at + 8] = rng.bytes(8) if rng.random() < 0.7 else b""
+            path.write_bytes(spoilt)
+        try:
+            with BagDrive(tmp_path / "bag") as read:
+                list(read)
+        except MdktError as error:
+            errors.append(str(error))
+    assert len(errors) > 10
+    assert all(error.startswith(str(tmp_path / "bag")) for error in errors)
 
 
 def test_other_things_that_are_no_bag(tmp_path):

@@ -14,7 +14,7 @@ from small_drives import EGO_FROM_CAMERA, EGO_FROM_LIDAR, write_kitti, write_nus
 from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.bag import BagDrive
 from mdkt_ros.drive.convert import convert, topic_name
-from mdkt_ros.errors import DriveError, OutputError
+from mdkt_ros.errors import ConfigError, DriveError, OutputError
 
 TOPICS = {
     "/lidar/points": "sensor_msgs/msg/PointCloud2",
@@ -256,6 +256,12 @@ def test_an_empty_drive_and_cameras_of_one_topic(tmp_path):
     drive.mounts = {"left cam": drive.mounts["image_2"], "left-cam": drive.mounts["image_2"]}
     with pytest.raises(DriveError, match="left cam, left-cam"):
         convert(drive, tmp_path / "bag")
+
+
+@pytest.mark.parametrize("options", [{"distro": "melodic"}, {"storage": "rosbag"}])
+def test_other_distros_and_storages(tmp_path, options):
+    with pytest.raises(ConfigError, match="distro is humble, jazzy, lyrical, storage is mcap or sqlite3"):
+        convert(FakeDrive(1), tmp_path / "bag", **options)
 
 
 @pytest.mark.parametrize(("camera", "topic"), [("CAM_FRONT", "CAM_FRONT"), ("2", "_2"), ("a-b c", "a_b_c"), ("ü", "_")])

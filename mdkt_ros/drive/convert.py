@@ -34,7 +34,7 @@ from mdkt_ros.drive.rosmsg import (
     typestore,
 )
 from mdkt_ros.drive.transforms import interpolate
-from mdkt_ros.errors import DriveError
+from mdkt_ros.errors import ConfigError, DriveError
 
 ODOM, BASE, LIDAR = "odom", "base_link", "lidar"
 PERIOD = 100_000_000
@@ -82,8 +82,11 @@ def convert(
     Raises:
         OutputError: `out` exists and `force` is false, or it cannot be written.
         DriveError: the drive is empty, or two cameras' names become the same topic.
+        ConfigError: a distro or storage that is not known.
         CloudError, LabelError, CameraError: a file of the drive cannot be read.
     """
+    if distro not in BAG_VERSIONS or storage not in ("mcap", "sqlite3"):
+        raise ConfigError(f"{distro}, {storage}: distro is {', '.join(BAG_VERSIONS)}, storage is mcap or sqlite3")
     if not len(drive):
         raise DriveError(f"{drive.name}: no scans to convert")
     with write_bag(Path(out), storage=storage, version=BAG_VERSIONS[distro], force=force) as writer:
