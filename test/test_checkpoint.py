@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 import struct
@@ -188,6 +187,8 @@ def test_a_pickled_checkpoint_is_refused_with_the_way_to_import_it(tmp_path: Pat
 
 def test_other_files_are_told_apart(good: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
+    path.write_bytes(good.read_bytes() + b"\0")
+    assert "damaged" in refused(path)
     for data in (b"", b"a", b"hello world, this is text", pickle.dumps([1], protocol=0)):
         path.write_bytes(data)
         assert "not a safetensors file" in refused(path)
@@ -202,11 +203,6 @@ def test_a_truncated_file_says_so(good: Path, tmp_path: Path, share: float) -> N
     data = good.read_bytes()
     (tmp_path / "short.safetensors").write_bytes(data[: int(share * len(data))])
     assert "truncated" in refused(tmp_path / "short.safetensors")
-
-
-def test_bytes_after_the_end_are_refused(good: Path, tmp_path: Path) -> None:
-    (tmp_path / "long.safetensors").write_bytes(good.read_bytes() + b"\0")
-    assert "damaged" in refused(tmp_path / "long.safetensors")
 
 
 def test_missing_misshapen_unexpected_and_bad_tensors_are_named(good: Path, tmp_path: Path) -> None:
@@ -399,5 +395,5 @@ def test_fuzz_mutated_document(good: Path, tmp_path: Path, data: st.DataObject) 
                 place[key] = data.draw(JSON_VALUES)
                 break
             place = place[key]
-    save_file(tensors, tmp_path / "f.safetensors", {MARKER: json.dumps(copy.deepcopy(document))})
+    save_file(tensors, tmp_path / "f.safetensors", {MARKER: json.dumps(document)})
     read_or_refused(tmp_path / "f.safetensors")

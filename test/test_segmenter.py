@@ -21,7 +21,6 @@ from mdkt_ros.checkpoint import CheckpointMeta, save_checkpoint
 from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import CheckpointError, CloudError, ConfigError
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.segmenter import IntensityWarning, PointLimitWarning
 from mdkt_ros.voxels import VoxelGrid, collate, voxelize
@@ -347,22 +346,6 @@ def test_two_million_points() -> None:
     inside = (np.abs(points[:, :2]) < 40).all(axis=1)
     assert inside.sum() > 1_500_000
     np.testing.assert_array_equal(result.class_id != 255, inside)
-
-
-@pytest.mark.parametrize("spread", [3, 30, 1 << 19])
-def test_nearest_voxel_is_the_nearest_or_about_as_near(spread: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randint(0, spread, (400, 3), generator=generator)
-    target = torch.randint(0, spread, (20, 3), generator=generator)
-    row = nearest_voxel(query.int(), target.int())
-    squares = (query[:, None] - target[None]).square().sum(dim=2)
-    best, got = squares.amin(dim=1), squares.gather(1, row[:, None]).squeeze(1)
-    assert torch.equal(got[best <= 3], best[best <= 3])
-    assert (got <= 49 * best).all()
-
-
-def test_nothing_to_find_the_nearest_of() -> None:
-    assert nearest_voxel(torch.zeros(0, 3, dtype=torch.int32), torch.zeros(2, 3, dtype=torch.int32)).tolist() == []
 
 
 @pytest.mark.parametrize(
