@@ -211,6 +211,9 @@ def test_data_sets_as_they_are_on_disk(tmp_path, storage):
                     assert np.allclose(mine.camera.projection_offset, view.camera.projection_offset)
     transforms = read_all(tmp_path / "nuscenes_bag")["/tf_static"][0][1].transforms
     # The vehicle's own frame: LiDAR and cameras where the set's calibration has them.
+    with AnyReader([tmp_path / "nuscenes_bag"]) as reader:
+        topics = [connection.topic for connection, _, _ in reader.messages()]
+    assert topics[:2] == ["/tf_static", "/ground_truth/label_info"]
     mounts = {"lidar": EGO_FROM_LIDAR} | {f"{name}_optical_frame": pose for name, pose in EGO_FROM_CAMERA.items()}
     assert {t.child_frame_id for t in transforms} == mounts.keys()
     for transform in transforms:

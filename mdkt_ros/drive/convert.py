@@ -134,11 +134,13 @@ class _Conversion:
         stamp = self._stamp(frame.stamp)
         shift = stamp - frame.stamp
         new_base, new_mounts = self._new_base(index), self._new_mounts(index, frame)
+        # What is latched comes before everything else of the scan; on nuScenes most images are older than it.
+        earliest = min([stamp, *(view.stamp + shift for view in frame.views)])
         if first or new_base or new_mounts:
-            self._write_static(stamp, frame)
+            self._write_static(earliest, frame)
         if first and self._drive.labels is not None:
-            info = self._messages.label_info(stamp, LIDAR, self._drive.labels)
-            self._write(bag_topics.TRUTH_INFO_TOPIC, LABEL_INFO, stamp, info, latched=True)
+            info = self._messages.label_info(earliest, LIDAR, self._drive.labels)
+            self._write(bag_topics.TRUTH_INFO_TOPIC, LABEL_INFO, earliest, info, latched=True)
         self._write_pose(stamp, frame)
         self._write_clouds(stamp, frame)
         for view in frame.views:
