@@ -8,7 +8,7 @@ from __future__ import annotations
 from mdkt_ros.drive.synthetic.drive import SyntheticDrive
 from mdkt_ros.drive.synthetic.synthesize import synthesize
 
-TRAIN_SEEDS = range(0, 1000)
+TRAIN_SEEDS = range(1000)
 VALIDATION_SEEDS = range(1000, 2000)
 TEST_SEEDS = range(2000, 3000)
 PRETRAINING_SEEDS = range(3000, 4000)

@@ -69,7 +69,7 @@ def _rgb(color: npt.NDArray[np.floating]) -> Color:
     return float(r), float(g), float(b)
 
 
-def _panel(x0: npt.ArrayLike, x1: npt.ArrayLike, z0: npt.ArrayLike, z1: npt.ArrayLike, y: float) -> Array:
+def _panel(y: float, x0: npt.ArrayLike, x1: npt.ArrayLike, z0: npt.ArrayLike, z1: npt.ArrayLike) -> Array:
     """Upright rectangles (Q, 4, 3) in the wall's own plane: x along it, y outwards, z up."""
     x0, x1, z0, z1 = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, dtype=np.float32)) for v in (x0, x1, z0, z1)))
     depth = np.full(x0.shape, y, dtype=np.float32)
@@ -77,10 +77,13 @@ def _panel(x0: npt.ArrayLike, x1: npt.ArrayLike, z0: npt.ArrayLike, z1: npt.Arra
     return np.array(corners, dtype=np.float32).transpose(2, 0, 1)
 
 
-def _reveals(x0: Array, x1: Array, z0: Array, z1: Array, depth: float) -> Array:
+def _reveals(depth: float, x0: Array, x1: Array, z0: Array, z1: Array) -> Array:
     """The four sides (4Q, 4, 3) of recesses."""
-    front, back = _panel(x0, x1, z0, z1, 0.0), _panel(x0, x1, z0, z1, -depth)
-    sides = [np.stack([front[:, i], front[:, j], back[:, j], back[:, i]], axis=1) for i, j in ((0, 1), (1, 2), (2, 3), (3, 0))]
+    front, back = _panel(0.0, x0, x1, z0, z1), _panel(-depth, x0, x1, z0, z1)
+    sides = [
+        np.stack([front[:, i], front[:, j], back[:, j], back[:, i]], axis=1)
+        for i, j in ((0, 1), (1, 2), (2, 3), (3, 0))
+    ]
     return np.concatenate(sides)
 
 
@@ -97,42 +100,50 @@ def wall(rng: np.random.Generator, width: float, floors: int, style: Style, *, d
     for floor in range(floors):
         low = floor * style.storey + (0.4 if floor == 0 else 0.0)
         sill, head = low + 0.85, low + 0.85 + h
-        top = (floor + 1) * style.storey + (0.4 if floor + 1 == floors else 0.4)
-        plain.append(_panel(0, width, low, sill, 0.0))
-        plain.append(_panel(0, width, head, top, 0.0))
-        plain.append(_panel(np.r_[0, x1], np.r_[x0, width], sill, head, 0.0))
+        top = (floor + 1) * style.storey + 0.4
+        plain.append(_panel(0.0, 0, width, low, sill))
+        plain.append(_panel(0.0, 0, width, head, top))
+        plain.append(_panel(0.0, np.r_[0, x1], np.r_[x0, width], sill, head))
         windows.append(np.column_stack([x0, x1, np.full(count, sill), np.full(count, head)]).astype(np.float32))
         if floor == 0 and door:
             # A door stands in front of the wall by a hand's breadth, with its frame: cheaper than cutting it out.
             cx = float(np.clip(centers[door_at] + style.pitch / 2, 0.8, width - 0.8))
             parts.append(surface(box((cx, 0.02, 1.1), (1.3, 0.16, 2.2)), style.wall, style.trim))
-            parts.append(surface(quads(_panel(cx - 0.5, cx + 0.5, 0.05, 2.1, 0.11)), Material.WOOD, (0.25, 0.13, 0.07)))
+            parts.append(surface(quads(_panel(0.11, cx - 0.5, cx + 0.5, 0.05, 2.1)), Material.WOOD, (0.25, 0.13, 0.07)))
             parts.append(surface(box((cx, 0.4, 0.09), (1.5, 0.8, 0.18)), Material.CONCRETE, (0.35, 0.35, 0.34)))
-        low = top
     holes = np.concatenate(windows)
     depth = style.recess if detailed else 0.02
-    glass = quads(_panel(*holes.T, y=-depth))
-    plain.append(_panel(0, width, -1.5, 0.4, 0.03))
+    glass = quads(_panel(-depth, *holes.T))
+    plain.append(_panel(0.03, 0, width, -1.5, 0.4))
     walls = surface(quads(np.concatenate(plain)), style.wall, style.color)
     parts += [walls, surface(glass, Material.WINDOW, (0.06, 0.07, 0.08))]
     if detailed:
-        parts.append(surface(quads(_reveals(*holes.T, depth=depth)), style.wall, style.trim))
-        bars = np.concatenate(
-            [_panel((holes[:, 0] + holes[:, 1]) / 2 - 0.03, (holes[:, 0] + holes[:, 1]) / 2 + 0.03, *holes.T[2:], y=0.03 - depth)]
-        )
+        parts.append(surface(quads(_reveals(depth, *holes.T)), style.wall, style.trim))
+        middle = (holes[:, 0] + holes[:, 1]) / 2
+        bars = _panel(0.03 - depth, middle - 0.03, middle + 0.03, *holes.T[2:])
         parts.append(surface(quads(bars), Material.WOOD, style.trim))
-        sills = [box(((a + b) / 2, 0.04, z - 0.04), (b - a + 0.2, 0.12, 0.07)) for a, b, z, _ in holes[: count * min(floors, 2)]]
+        sills = [
+            box(((a + b) / 2, 0.04, z - 0.04), (b - a + 0.2, 0.12, 0.07))
+            for a, b, z, _ in holes[: count * min(floors, 2)]
+        ]
         parts.append(surface(np.concatenate(sills), style.wall, style.trim))
         if style.balconies and floors > 1 and count > 1:
-            parts += [_balcony(float(c), floor * style.storey + 0.3) for floor in range(1, floors) for c in centers[::2]]
+            parts += [
+                _balcony(float(c), floor * style.storey + 0.3) for floor in range(1, floors) for c in centers[::2]
+            ]
     return concatenate(parts)
 
 
 def _balcony(center: float, z: float) -> Mesh:
     slab = box((center, 0.6, z), (2.4, 1.2, 0.16), bottom=True)
-    rails = [tube((center + dx, 1.17, z), (center + dx, 1.17, z + 1.0), 0.012, sides=3) for dx in np.linspace(-1.17, 1.17, 14)]
+    rails = [
+        tube((center + dx, 1.17, z), (center + dx, 1.17, z + 1.0), 0.012, sides=3)
+        for dx in np.linspace(-1.17, 1.17, 14)
+    ]
     rails += [tube((center - 1.17, 1.17, z + 1.0), (center + 1.17, 1.17, z + 1.0), 0.025, sides=4)]
-    rails += [tube((center + s * 1.17, 0, z + 1.0), (center + s * 1.17, 1.17, z + 1.0), 0.025, sides=4) for s in (-1, 1)]
+    rails += [
+        tube((center + s * 1.17, 0, z + 1.0), (center + s * 1.17, 1.17, z + 1.0), 0.025, sides=4) for s in (-1, 1)
+    ]
     return concatenate(
         [
             surface(slab, Material.CONCRETE, (0.45, 0.45, 0.44)),
@@ -152,7 +163,9 @@ def _roof(width: float, depth: float, top: float, style: Style, steep: float) ->
         [[-x, -y, low], [x, -y, low], [x, 0, high], [-x, 0, high]],
         [[x, y, low], [-x, y, low], [-x, 0, high], [x, 0, high]],
     ]
-    gable = [[[s * width / 2, -depth / 2, top], [s * width / 2, depth / 2, top], [s * width / 2, 0, high]] for s in (-1, 1)]
+    gable = [
+        [[s * width / 2, -depth / 2, top], [s * width / 2, depth / 2, top], [s * width / 2, 0, high]] for s in (-1, 1)
+    ]
     chimney = box((width * 0.2, depth * 0.15, high), (0.7, 0.7, 1.8))
     return concatenate(
         [
@@ -177,7 +190,9 @@ def building(rng: np.random.Generator, width: float, depth: float, floors: int, 
         _roof(width, depth, floors * style.storey + 0.4, style, float(rng.uniform(0.5, 1.1))),
     ]
     if rng.random() < 0.5:
-        pipe = tube((width / 2 - 0.25, -depth / 2 - 0.08, 0), (width / 2 - 0.25, -depth / 2 - 0.08, floors * style.storey), 0.05)
+        pipe = tube(
+            (width / 2 - 0.25, -depth / 2 - 0.08, 0), (width / 2 - 0.25, -depth / 2 - 0.08, floors * style.storey), 0.05
+        )
         parts.append(surface(pipe, Material.STEEL, (0.35, 0.35, 0.35)))
     return concatenate(parts).of(Kind.BUILDING)
 
@@ -185,7 +200,7 @@ def building(rng: np.random.Generator, width: float, depth: float, floors: int, 
 def garage(rng: np.random.Generator) -> Mesh:
     """A garage 3 m wide and 5.5 m deep, front towards -y."""
     color = _rgb(np.array(_WALL_COLORS[int(rng.integers(len(_WALL_COLORS)))]) * 0.9)
-    gate = quads(_panel(-1.2, 1.2, 0.05, 2.1, 0.0))
+    gate = quads(_panel(0.0, -1.2, 1.2, 0.05, 2.1))
     gate[..., 1] -= 2.72
     return concatenate(
         [

@@ -29,13 +29,14 @@ def pixel_rays(mount: Mount, world_from_camera: Matrix, reduction: int) -> tuple
     u = np.arange(mount.width // reduction) * reduction + step
     v = np.arange(mount.height // reduction) * reduction + step
     inverse = np.linalg.inv(mount.matrix)
-    pixels = np.stack([*np.meshgrid(u, v), np.ones((len(v), len(u)))], axis=-1).reshape(-1, 3)
     # A projection's offset acts as a shift of the camera's centre.
     shift = inverse @ mount.offset
-    direction = pixels @ (world_from_camera[:3, :3] @ inverse).T
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    across, down, ahead = (world_from_camera[:3, :3] @ inverse).astype(np.float32).T
+    rows, columns = (v[:, None, None].astype(np.float32) * down + ahead), u[None, :, None].astype(np.float32) * across
+    direction = (rows + columns).reshape(-1, 3)
+    direction /= np.sqrt(np.einsum("ij,ij->i", direction, direction))[:, None]
     origin = world_from_camera[:3, :3] @ -shift + world_from_camera[:3, 3]
-    return origin.astype(np.float32), direction.astype(np.float32)
+    return origin.astype(np.float32), direction
 
 
 def look(moment: Moment, mount: Mount, world_from_camera: Matrix, reduction: int | None = None) -> Hits:
@@ -50,7 +51,9 @@ class Renderer:
     def __init__(self, textures: Textures, light: Light) -> None:
         self.textures, self.light = textures, light
 
-    def render(self, moment: Moment, mount: Mount, world_from_camera: Matrix, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    def render(
+        self, moment: Moment, mount: Mount, world_from_camera: Matrix, rng: np.random.Generator
+    ) -> npt.NDArray[np.uint8]:
         """One image (height, width, 3) RGB."""
         reduction = mount.reduction
         width, height = mount.width // reduction, mount.height // reduction
@@ -68,7 +71,14 @@ class Renderer:
         return image
 
     def _surfaces(
-        self, moment: Moment, origin: Array, direction: Array, hits: Hits, seen: npt.NDArray[np.int64], pixel: np.float32, width: int
+        self,
+        moment: Moment,
+        origin: Array,
+        direction: Array,
+        hits: Hits,
+        seen: npt.NDArray[np.int64],
+        pixel: np.float32,
+        width: int,
     ) -> Array:
         light = self.light
         triangle, distance, ray = hits.triangle[seen], hits.distance[seen], direction[seen]
@@ -91,14 +101,18 @@ class Renderer:
         open_sky = self._open_sky(moment, where, normal, seen, width)
         up = (0.5 + 0.5 * normal[:, 2]) * open_sky
         ambient = up[:, None] * (light.zenith * np.float32(0.6) + light.horizon * np.float32(0.4))
-        bounce = (np.float32(0.16) * (1 - 0.5 * normal[:, 2]))[:, None] * (light.horizon * np.float32(0.6) + light.sun * np.float32(0.15))
+        bounce = (np.float32(0.16) * (1 - 0.5 * normal[:, 2]))[:, None] * (
+            light.horizon * np.float32(0.6) + light.sun * np.float32(0.15)
+        )
         color = albedo * (sun[:, None] * light.sun + ambient + bounce)
         mirrors = np.flatnonzero(_MIRROR[material, 1] > 0)
         if len(mirrors):
             share = _MIRROR[material[mirrors]]
             amount = (share[:, 0] + share[:, 1] * (1 - cosine[mirrors]) ** 4)[:, None]
             bent = ray[mirrors] + 2 * cosine[mirrors, None] * normal[mirrors]
-            color[mirrors] = color[mirrors] * (1 - amount) + light.sky(bent) * amount * (0.35 + 0.65 * open_sky[mirrors, None])
+            color[mirrors] = color[mirrors] * (1 - amount) + light.sky(bent) * amount * (
+                0.35 + 0.65 * open_sky[mirrors, None]
+            )
         veil = 1 - np.exp(-distance / np.float32(light.haze))[:, None]
         result: Array = color + (light.horizon - color) * veil
         return result
@@ -123,7 +137,7 @@ class Renderer:
     def _develop(self, radiance: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """Exposure, tone curve, lens shading and sensor noise."""
         height, width = radiance.shape[:2]
-        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)  # type: ignore[misc]
+        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
         shade = 1 - np.float32(0.14) * (x * x + y * y)
         exposed = radiance * (shade * np.float32(self.light.exposure))[..., None]
         tone = np.clip(1 - np.exp(-1.15 * exposed), 0, 1) ** np.float32(1 / 2.2)
@@ -134,7 +148,9 @@ class Renderer:
 
 def _blur(image: Array, axis: int) -> Array:
     """Mean over seven neighbours along an axis."""
-    padded = np.concatenate([np.repeat(image.take([0], axis), 4, axis), image, np.repeat(image.take([-1], axis), 3, axis)], axis)
+    padded = np.concatenate(
+        [np.repeat(image.take([0], axis), 4, axis), image, np.repeat(image.take([-1], axis), 3, axis)], axis
+    )
     total = np.cumsum(padded, axis=axis)
     count = image.shape[axis]
     result: Array = (total.take(np.arange(7, 7 + count), axis) - total.take(np.arange(0, count), axis)) / np.float32(7)

@@ -33,15 +33,15 @@ _DEFAULT_RATE = {"semantickitti": 10.0, "nuscenes": 2.0}
 class SyntheticDrive:
     """A drive (see `mdkt_ros.drive.frame.Drive`) through the town of a seed.
 
-    Frames are made when they are asked for, in any order; the same arguments give the same frames, bit for bit. Scans are
-    as if taken in an instant, as KITTI's are corrected for motion, unless `motion_distortion` is set: then each point is
-    in the sensor's axes at its own time, and `Frame.point_time` says when that was.
+    Frames are made when they are asked for, in any order; the same arguments give the same frames, bit for bit.
+    Scans are as if taken in an instant, as KITTI's are corrected for motion, unless `motion_distortion` is set: then
+    each point is in the sensor's axes at its own time, and `Frame.point_time` says when that was.
 
     Args:
         seed: of the town and all that happens in it; see `TRAIN_SEEDS` and its siblings.
         format: whose sensors, axes and raw ids.
-        scans: number of frames. rate_hz: frames a second; 10 (semantickitti) or 2 (nuscenes) by default. A low rate gives
-            scans that have little in common.
+        scans: number of frames. rate_hz: frames a second; 10 (semantickitti) or 2 (nuscenes) by default. A low rate
+            gives scans that have little in common.
         speed: of the vehicle in m/s; it slows down in bends.
         images: whether frames have views. beams: of the LiDAR; 64 or 32 by default.
 
@@ -112,7 +112,7 @@ class SyntheticDrive:
         return (self[i] for i in range(len(self)))
 
     def time(self, index: int) -> float:
-        """Seconds after the drive's begin of a frame; cameras may fire a little earlier, which is why it is not zero."""
+        """Seconds after the drive's begin of a frame; not zero, since cameras may fire a little earlier."""
         return 0.2 + index / self._rate
 
     def stamp(self, time: float) -> int:
@@ -156,7 +156,9 @@ class SyntheticDrive:
             raw_labels=raw,
             point_time=taken.time if self.distorted else None,
             world_from_lidar=self.world_from_lidar(time),
-            views=tuple(self._view(number, index, time) for number in range(len(self.rig.cameras))) if self.images else (),
+            views=tuple(self._view(number, index, time) for number in range(len(self.rig.cameras)))
+            if self.images
+            else (),
         )
 
     def _in_lidar_axes(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -196,7 +198,9 @@ class SyntheticDrive:
             camera_from_lidar = inverse(mount.ego_from_camera) @ self.rig.ego_from_lidar
         else:
             camera_from_lidar = inverse(world_from_camera) @ self.world_from_lidar(time)
-        camera = Camera(mount.name, mount.width, mount.height, mount.matrix, camera_from_lidar, projection_offset=mount.offset)
+        camera = Camera(
+            mount.name, mount.width, mount.height, mount.matrix, camera_from_lidar, projection_offset=mount.offset
+        )
 
         def load() -> npt.NDArray[np.uint8]:
             rng = stream(self.seed, 24, index, number)

@@ -88,14 +88,14 @@ class Ego:
 
     def position(self, time: npt.ArrayLike) -> Points:
         """Positions (..., 2) on the ground."""
-        return np.stack([np.interp(time, self._time, self._way[:, i]) for i in range(2)], axis=-1)
+        return np.stack([np.interp(np.asarray(time), self._time, self._way[:, i]) for i in range(2)], axis=-1)
 
     def yaw(self, time: npt.ArrayLike) -> Points:
         """Headings in radians, continuous."""
-        return np.asarray(np.interp(time, self._time, self._heading))
+        return np.asarray(np.interp(np.asarray(time), self._time, self._heading))
 
     def pose(self, time: float) -> Points:
-        """(4, 4) world-from-vehicle: origin on the ground below the rear axle, x forward, tilted as the street slopes."""
+        """(4, 4) world-from-vehicle: origin on the ground below the rear axle, x forward, tilted as the street is."""
         xy, yaw = self.position(time), float(self.yaw(time))
         base = self._network.base
         reach = 1.4

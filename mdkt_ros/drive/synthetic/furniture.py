@@ -22,7 +22,7 @@ def picket_fence(rng: np.random.Generator, length: float) -> Mesh:
     pale = np.zeros((count, 4, 3))
     pale[..., 0] = x[:, None] + face[:, 0] * width
     pale[..., 2] = face[:, 1] * (height + rng.normal(0, 0.01, (count, 1)))
-    back = pale + [0, 0.03, 0]
+    back = pale + np.array([0, 0.03, 0])
     rails = [box((length / 2, 0.04, z * height), (length, 0.05, 0.06), bottom=True) for z in (0.2, 0.8)]
     posts = [box((p, 0.05, height / 2 - 0.1), (0.09, 0.09, height + 0.3)) for p in np.arange(0, length + 0.1, 2.5)]
     shape = np.concatenate([quads(pale), quads(back), *rails, *posts])
@@ -87,7 +87,9 @@ def sign_post(rng: np.random.Generator) -> Mesh:
         front, back = (0, -0.06, z), (0, -0.045, z)
         if shape == 4:
             half = rng.uniform(0.25, 0.5)
-            plate = quads([[[-half, -0.06, z - 0.3], [half, -0.06, z - 0.3], [half, -0.06, z + 0.3], [-half, -0.06, z + 0.3]]])
+            plate = quads(
+                [[[-half, -0.06, z - 0.3], [half, -0.06, z - 0.3], [half, -0.06, z + 0.3], [-half, -0.06, z + 0.3]]]
+            )
             parts.append(surface(plate, Material.SIGN_FACE, color, Kind.SIGN))
             rear = plate + np.array([0, 0.015, 0], dtype=np.float32)
         else:
@@ -116,9 +118,9 @@ def traffic_light(rng: np.random.Generator) -> Mesh:
 
 def bollard(rng: np.random.Generator) -> Mesh:
     """A bollard about a metre high."""
-    return surface(tube((0, 0, -0.1), (0, 0, rng.uniform(0.8, 1.1)), 0.06, 0.055, 8), Material.STEEL, (0.2, 0.05, 0.04)).of(
-        Kind.POLE
-    )
+    return surface(
+        tube((0, 0, -0.1), (0, 0, rng.uniform(0.8, 1.1)), 0.06, 0.055, 8), Material.STEEL, (0.2, 0.05, 0.04)
+    ).of(Kind.POLE)
 
 
 def bin_(rng: np.random.Generator) -> Mesh:
@@ -180,11 +182,11 @@ def barrier(rng: np.random.Generator) -> Mesh:
         rings = np.stack([np.column_stack([np.full(6, x), outline]) for x in (-1.0, 1.0)])
         side = quads(np.stack([rings[0], np.roll(rings[0], -1, 0), np.roll(rings[1], -1, 0), rings[1]], axis=1))
         return surface(side, Material.CONCRETE, (0.5, 0.49, 0.46)).of(Kind.BARRIER)
+    stripes: tuple[tuple[Material, Color], ...]
+    stripes = (Material.PLASTIC, (0.7, 0.04, 0.03)), (Material.REFLECTOR, (0.85, 0.85, 0.85))
     planks = [
-        surface(box((-0.875 + 0.25 * i, 0, 0.85), (0.25, 0.03, 0.25), bottom=True), Material.REFLECTOR if i % 2 else Material.PLASTIC,
-                (0.85, 0.85, 0.85) if i % 2 else (0.7, 0.04, 0.03))
-        for i in range(8)
-    ]  # fmt: skip
+        surface(box((-0.875 + 0.25 * i, 0, 0.85), (0.25, 0.03, 0.25), bottom=True), *stripes[i % 2]) for i in range(8)
+    ]
     legs = [box((x, 0, 0.4), (0.06, 0.5, 0.8), taper=0.3) for x in (-0.9, 0.9)]
     return concatenate([*planks, surface(np.concatenate(legs), Material.PLASTIC, (0.05, 0.05, 0.05))]).of(Kind.BARRIER)
 
@@ -193,5 +195,5 @@ def island(length: float, half_width: float) -> Mesh:
     """A traffic island along x, 14 cm high, rounded ends."""
     angle = np.linspace(-np.pi / 2, np.pi / 2, 7)
     end = np.column_stack([np.cos(angle), np.sin(angle)]) * half_width
-    outline = np.concatenate([end + [length / 2, 0], -end - [length / 2, 0]])
+    outline = np.concatenate([end + np.array([length / 2, 0]), -end - [length / 2, 0]])
     return surface(prism(outline, -0.1, 0.14), Material.GRAVEL, (0.32, 0.28, 0.24)).of(Kind.OTHER_GROUND)

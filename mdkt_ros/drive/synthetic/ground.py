@@ -55,7 +55,8 @@ def _grid(network: Network) -> Points:
     nodes = np.column_stack([xy, ground.road, ground.paved])
     corner = (np.arange(n - 1)[:, None] * n + np.arange(n - 1)).ravel()
     triangles = np.concatenate([corner[:, None] + [0, n, n + 1], corner[:, None] + [0, n + 1, 1]])
-    return nodes[triangles]
+    grid: Points = nodes[triangles]
+    return grid
 
 
 def street_uv(network: Network, xy: Points) -> npt.NDArray[np.float32]:
@@ -84,13 +85,11 @@ def build_ground(network: Network, palette: dict[str, Color]) -> Mesh:
 
     base = network.base(cut[..., :2])
     low = np.concatenate([cut[..., :2], base[..., None]], axis=2)
-    high = low + [0, 0, network.kerb]
+    high = low + np.array([0, 0, network.kerb])
     kerb = quads(np.stack([low[:, 0], low[:, 1], high[:, 1], high[:, 0]], axis=1))
     xy = terrain[..., :2]
     z = network.base(xy) + network.kerb + network.rise(xy, terrain[..., 3] + network.sidewalk)
-    grass = surface(
-        np.concatenate([xy, z[..., None]], axis=2), Material.GRASS, palette["terrain"], Kind.TERRAIN, uv=xy
-    )
+    grass = surface(np.concatenate([xy, z[..., None]], axis=2), Material.GRASS, palette["terrain"], Kind.TERRAIN, uv=xy)
     paving = Material.COBBLE if palette["cobbled"][0] > 0.5 else Material.ASPHALT
     return concatenate(
         [

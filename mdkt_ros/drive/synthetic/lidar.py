@@ -63,7 +63,9 @@ def with_beams(lidar: Lidar, beams: int) -> Lidar:
     """The same sensor with its field of view divided into another number of beams."""
     if beams == len(lidar.elevations):
         return lidar
-    return lidar._replace(elevations=tuple(float(e) for e in np.linspace(lidar.elevations[0], lidar.elevations[-1], beams)))
+    return lidar._replace(
+        elevations=tuple(float(e) for e in np.linspace(lidar.elevations[0], lidar.elevations[-1], beams))
+    )
 
 
 class Scan(NamedTuple):
@@ -83,8 +85,10 @@ class Scan(NamedTuple):
     time: Array
 
 
-def beam_directions(lidar: Lidar, rng: np.random.Generator, sensor: np.random.Generator) -> tuple[Array, npt.NDArray[np.uint16], Array]:
-    """Unit directions (R, 3), ring (R,) and share of the revolution (R,). `sensor` draws this unit's own misalignments."""
+def beam_directions(
+    lidar: Lidar, rng: np.random.Generator, sensor: np.random.Generator
+) -> tuple[Array, npt.NDArray[np.uint16], Array]:
+    """Unit directions (R, 3), ring (R,), share of the revolution (R,). `sensor` draws this unit's misalignments."""
     beams = len(lidar.elevations)
     tilt = np.radians(np.array(lidar.elevations) + sensor.normal(0, 0.03, beams))
     skew = sensor.normal(0, 0.0025, beams)
@@ -99,7 +103,9 @@ def beam_directions(lidar: Lidar, rng: np.random.Generator, sensor: np.random.Ge
         ring = np.broadcast_to(np.arange(beams)[None, :], azimuth.shape)
         when = np.broadcast_to(share[:, None], azimuth.shape)
     azimuth = azimuth + rng.normal(0, 2e-4, azimuth.shape)
-    direction = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1)
+    direction = np.stack(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1
+    )
     return direction.reshape(-1, 3).astype(np.float32), ring.ravel().astype(np.uint16), when.ravel().astype(np.float32)
 
 
@@ -113,7 +119,9 @@ def _own_roof(lidar: Lidar, direction: Array) -> npt.NDArray[np.bool_]:
     return (x > x0) & (x < x1) & (np.abs(y) < half)
 
 
-def _reflectivity(moment: Moment, triangle: npt.NDArray[np.int32], cosine: Array, rng: np.random.Generator, scale: int) -> Array:
+def _reflectivity(
+    moment: Moment, triangle: npt.NDArray[np.int32], cosine: Array, rng: np.random.Generator, scale: int
+) -> Array:
     """Mean returned intensity (N,) in 0..1 (scale 0) or 0..255 (scale 1), varied by object, point and incidence."""
     material, color = moment.of("material", triangle), moment.of("color", triangle)
     optics = OPTICS[material]
@@ -139,7 +147,8 @@ def scan(
     """One revolution.
 
     Args:
-        origins, rotations: sensor positions (1 or R, 3) and world-from-sensor rotations (1 or R, 3, 3) at each beam's time.
+        origins: sensor positions (1 or R, 3) at each beam's time.
+        rotations: world-from-sensor rotations (1 or R, 3, 3) then.
         beams: from `beam_directions`.
     """
     direction, ring, when = beams
@@ -180,8 +189,16 @@ def scan(
     instance[lost | roof], moving[lost | roof] = 0, False
     value = np.where(lost | roof, value * 0.3, value)
     if lidar.scale == 0:
-        value = np.round(np.clip(value, 0, 0.99), 2)
+        value = np.round(np.clip(value, 0, 0.99), 2).astype(np.float32)
     else:
-        value = np.clip(np.floor(value), 0, 255)
+        value = np.clip(np.floor(value), 0, 255).astype(np.float32)
     points = direction * measured[:, None]
-    return Scan(points[keep], value[keep].astype(np.float32), ring[keep], kind[keep], instance[keep], moving[keep], when[keep] * np.float32(lidar.period))
+    return Scan(
+        points[keep],
+        value[keep],
+        ring[keep],
+        kind[keep],
+        instance[keep],
+        moving[keep],
+        when[keep] * np.float32(lidar.period),
+    )

@@ -29,13 +29,17 @@ class Light:
     cover: float
 
     def sky(self, direction: Array) -> Array:
-        """Radiance (N, 3) of the sky, seen or mirrored, in unit directions (N, 3); below the horizon that of the ground."""
+        """Radiance (N, 3) of the sky, seen or mirrored, in unit directions (N, 3); of the ground below the horizon."""
         up = np.clip(direction[:, 2:], 0, 1)
         color = self.horizon + (self.zenith - self.horizon) * np.sqrt(up)
         # Clouds on a plane far above, as sums of waves.
         scale = 1.0 / (up[:, 0] + 0.12)
         x, y = direction[:, 0] * scale, direction[:, 1] * scale
-        wave = np.sin(2.1 * x + 1.3 * np.sin(1.7 * y + 0.6)) + np.sin(2.7 * y - 0.8 * np.sin(2.3 * x)) + 0.5 * np.sin(6.3 * x + 4.1 * y)
+        wave = (
+            np.sin(2.1 * x + 1.3 * np.sin(1.7 * y + 0.6))
+            + np.sin(2.7 * y - 0.8 * np.sin(2.3 * x))
+            + 0.5 * np.sin(6.3 * x + 4.1 * y)
+        )
         cloud = np.clip((wave - 2.5 * (1 - 2 * self.cover)) * 0.5, 0, 1)[:, None] * (0.75 * up + 0.2)
         bright = np.float32(1.1) * self.horizon.max()
         color = color * (1 - cloud) + bright * cloud
@@ -64,7 +68,7 @@ def draw_light(rng: np.random.Generator) -> Light:
         sun.astype(np.float32),
         (zenith * sky).astype(np.float32),
         (horizon * sky).astype(np.float32),
-        float(rng.uniform(250, 900)),
-        float(rng.uniform(0.9, 1.25) * 2.1 / ground_light),
+        float(rng.uniform(350, 1500)),
+        float(rng.uniform(0.9, 1.25) * (1.45 if overcast else 2.1) / ground_light),
         float(cover),
     )

@@ -13,6 +13,7 @@ from mdkt_ros.drive.synthetic.materials import Material
 
 Array = npt.NDArray[np.float32]
 Color = tuple[float, float, float]
+Vector = Sequence[float] | npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Mesh:
     def __len__(self) -> int:
         return len(self.corners)
 
-    def placed(self, position: Sequence[float], yaw: float = 0.0, scale: float = 1.0) -> Mesh:
+    def placed(self, position: Vector, yaw: float = 0.0, scale: float = 1.0) -> Mesh:
         """Scaled, turned about z by `yaw` radians, then moved to `position` (x, y, z)."""
         c, s = np.float32(np.cos(yaw) * scale), np.float32(np.sin(yaw) * scale)
         turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, scale]], dtype=np.float32)
@@ -108,7 +109,7 @@ def quads(corners: npt.NDArray[np.floating] | Sequence[object]) -> Array:
     return q[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3, 3)
 
 
-def box(center: Sequence[float], size: Sequence[float], *, taper: float = 1.0, bottom: bool = False) -> Array:
+def box(center: Vector, size: Vector, *, taper: float = 1.0, bottom: bool = False) -> Array:
     """Triangles of a box; `taper` scales its top. The underside is left out unless asked for."""
     x, y, z = (s / 2 for s in size)
     ring = np.array([[-x, -y], [x, -y], [x, y], [-x, y]])
@@ -127,7 +128,7 @@ def _frame(direction: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64],
     return first, np.cross(direction, first)
 
 
-def tube(start: Sequence[float], end: Sequence[float], r0: float, r1: float | None = None, sides: int = 6) -> Array:
+def tube(start: Vector, end: Vector, r0: float, r1: float | None = None, sides: int = 6) -> Array:
     """Triangles of a (tapered) cylinder with a cap on its end."""
     a, b = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
     direction = (b - a) / max(float(np.linalg.norm(b - a)), 1e-9)
@@ -141,7 +142,7 @@ def tube(start: Sequence[float], end: Sequence[float], r0: float, r1: float | No
 
 
 def loft(rings: npt.NDArray[np.floating], *, closed: bool = True) -> Array:
-    """Triangles between consecutive rings (S, P, 3), ring by ring; `closed` joins each ring's last point to its first."""
+    """Triangles between consecutive rings (S, P, 3); `closed` joins each ring's last point to its first."""
     a, b = rings[:-1], rings[1:]
     if closed:
         a2, b2 = np.roll(a, -1, axis=1), np.roll(b, -1, axis=1)
@@ -150,7 +151,7 @@ def loft(rings: npt.NDArray[np.floating], *, closed: bool = True) -> Array:
     return quads(np.stack([a, a2, b2, b], axis=2))
 
 
-def ellipsoid(center: Sequence[float], radii: Sequence[float], around: int = 8, up: int = 5) -> Array:
+def ellipsoid(center: Vector, radii: Vector, around: int = 8, up: int = 5) -> Array:
     """Triangles of an ellipsoid."""
     polar = np.linspace(0.02, np.pi - 0.02, up + 1)
     angle = np.arange(around) * (2 * np.pi / around)
@@ -165,13 +166,15 @@ def ellipsoid(center: Sequence[float], radii: Sequence[float], around: int = 8, 
     return loft(unit * np.asarray(radii) + np.asarray(center))
 
 
-def disc(center: Sequence[float], radius: float, normal: Sequence[float], sides: int = 12, turn: float = 0.0) -> Array:
+def disc(center: Vector, radius: float, normal: Vector, sides: int = 12, turn: float = 0.0) -> Array:
     """Triangles of a regular polygon."""
     n = np.asarray(normal, dtype=np.float64) / np.linalg.norm(normal)
     first, second = _frame(n)
     angle = turn + np.arange(sides) * (2 * np.pi / sides)
     ring = np.asarray(center) + radius * (np.cos(angle)[:, None] * first + np.sin(angle)[:, None] * second)
-    fan = np.stack([np.broadcast_to(np.asarray(center, dtype=np.float64), ring.shape), ring, np.roll(ring, -1, 0)], axis=1)
+    fan = np.stack(
+        [np.broadcast_to(np.asarray(center, dtype=np.float64), ring.shape), ring, np.roll(ring, -1, 0)], axis=1
+    )
     return fan.astype(np.float32)
 
 

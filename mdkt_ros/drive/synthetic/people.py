@@ -28,7 +28,8 @@ class Look(NamedTuple):
 
 
 _CLOTHES = np.array(
-    [[0.03, 0.03, 0.04], [0.05, 0.08, 0.2], [0.4, 0.04, 0.04], [0.6, 0.6, 0.58], [0.1, 0.2, 0.1], [0.5, 0.35, 0.08], [0.2, 0.2, 0.22], [0.1, 0.35, 0.5]]
+    [[0.03, 0.03, 0.04], [0.05, 0.08, 0.2], [0.4, 0.04, 0.04], [0.6, 0.6, 0.58],
+     [0.1, 0.2, 0.1], [0.5, 0.35, 0.08], [0.2, 0.2, 0.22], [0.1, 0.35, 0.5]]
 )  # fmt: skip
 
 
@@ -52,7 +53,9 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 
 def _limb(points: list[Point], radii: list[float]) -> Array:
-    return np.concatenate([tube(tuple(a), tuple(b), r0, r1, 6) for a, b, r0, r1 in zip(points, points[1:], radii, radii[1:], strict=False)])
+    return np.concatenate(
+        [tube(a, b, r0, r1, 6) for a, b, r0, r1 in zip(points, points[1:], radii, radii[1:], strict=False)]
+    )
 
 
 def _torso(hip: Point, neck: Point, look: Look) -> Array:
@@ -61,23 +64,35 @@ def _torso(hip: Point, neck: Point, look: Look) -> Array:
     front = np.cross(side, up / np.linalg.norm(up))
     angle = np.arange(8) * (np.pi / 4)
     rings = []
-    for share, wide, deep in ((-0.1, 0.15, 0.11), (0.1, 0.165, 0.12), (0.45, 0.15, 0.11), (0.8, 0.2, 0.12), (0.97, 0.15, 0.09), (1.02, 0.06, 0.06)):
-        ring = np.cos(angle)[:, None] * front * deep * look.girth + np.sin(angle)[:, None] * side * wide * (look.girth + 1) / 2
+    for share, wide, deep in (
+        (-0.1, 0.15, 0.11),
+        (0.1, 0.165, 0.12),
+        (0.45, 0.15, 0.11),
+        (0.8, 0.2, 0.12),
+        (0.97, 0.15, 0.09),
+        (1.02, 0.06, 0.06),
+    ):
+        ring = (
+            np.cos(angle)[:, None] * front * deep * look.girth
+            + np.sin(angle)[:, None] * side * wide * (look.girth + 1) / 2
+        )
         rings.append(hip + share * up + ring)
     return loft(np.array(rings))
 
 
-def _figure(look: Look, hip: Point, neck: Point, hands: tuple[Point, Point], feet: tuple[Point, Point], bend: float) -> Mesh:
+def _figure(
+    look: Look, hip: Point, neck: Point, hands: tuple[Point, Point], feet: tuple[Point, Point], bend: float
+) -> Mesh:
     """A body from its joints; knees bend forwards and elbows backwards by `bend` metres."""
     parts = [surface(_torso(hip, neck, look), Material.CLOTH, look.top)]
     scale = look.height / 1.75
     for side, hand, foot in ((-1, hands[0], feet[0]), (1, hands[1], feet[1])):
-        socket = hip + [0, side * 0.09, 0]
-        knee = (socket + foot) / 2 + [bend, side * 0.02, 0]
-        leg = _limb([socket, knee, foot + [0, 0, 0.06]], [0.09 * look.girth, 0.065, 0.045])
-        shoe = box(tuple(foot + [0.06, 0, 0.04]), (0.27 * scale, 0.1, 0.09))
-        shoulder = neck + [0, side * 0.2, -0.06]
-        elbow = (shoulder + hand) / 2 + [-0.05, side * 0.04, -0.03]
+        socket = hip + np.array([0, side * 0.09, 0])
+        knee = (socket + foot) / 2 + np.array([bend, side * 0.02, 0])
+        leg = _limb([socket, knee, foot + np.array([0, 0, 0.06])], [0.09 * look.girth, 0.065, 0.045])
+        shoe = box(tuple(foot + np.array([0.06, 0, 0.04])), (0.27 * scale, 0.1, 0.09))
+        shoulder = neck + np.array([0, side * 0.2, -0.06])
+        elbow = (shoulder + hand) / 2 + np.array([-0.05, side * 0.04, -0.03])
         arm = _limb([shoulder, elbow, hand], [0.06, 0.045, 0.035])
         parts += [
             surface(leg, Material.CLOTH, look.legs),
@@ -85,11 +100,17 @@ def _figure(look: Look, hip: Point, neck: Point, hands: tuple[Point, Point], fee
             surface(arm, Material.CLOTH, look.top),
             surface(ellipsoid(tuple(hand), (0.045, 0.03, 0.05), 5, 3), Material.SKIN, look.skin),
         ]
-    head = neck + [0.03, 0, 0.17 * scale]
+    head = neck + np.array([0.03, 0, 0.17 * scale])
     parts.append(surface(ellipsoid(tuple(head), (0.095, 0.08, 0.13), 8, 5), Material.SKIN, look.skin))
-    parts.append(surface(ellipsoid(tuple(head + [-0.02, 0, 0.045]), (0.1, 0.09, 0.105), 8, 4), Material.CLOTH, look.hair))
+    parts.append(
+        surface(
+            ellipsoid(tuple(head + np.array([-0.02, 0, 0.045])), (0.1, 0.09, 0.105), 8, 4), Material.CLOTH, look.hair
+        )
+    )
     if look.bag:
-        parts.append(surface(box(tuple(neck + [-0.2, 0, -0.25]), (0.18, 0.28, 0.4)), Material.CLOTH, (0.06, 0.07, 0.1)))
+        parts.append(
+            surface(box(tuple(neck + np.array([-0.2, 0, -0.25])), (0.18, 0.28, 0.4)), Material.CLOTH, (0.06, 0.07, 0.1))
+        )
     return concatenate(parts)
 
 
@@ -111,7 +132,8 @@ def _hoop(x: float, radius: float, thick: float) -> Array:
     section = np.array([[-thick, -thick * 0.7], [thick, -thick * 0.7], [thick, thick * 0.7], [-thick, thick * 0.7]])
     r = radius - thick + section[:, 0]
     rings = np.stack(
-        [x + np.cos(angle)[:, None] * r, np.broadcast_to(section[:, 1], (15, 4)), radius + np.sin(angle)[:, None] * r], axis=2
+        [x + np.cos(angle)[:, None] * r, np.broadcast_to(section[:, 1], (15, 4)), radius + np.sin(angle)[:, None] * r],
+        axis=2,
     )
     return loft(rings)
 
@@ -119,15 +141,17 @@ def _hoop(x: float, radius: float, thick: float) -> Array:
 def bicycle(paint: npt.NDArray[np.floating], steer: float = 0.0) -> Mesh:
     """A bicycle 1.75 m long, upright."""
     tubes = [
-        ((-0.52, 0, 0.34), (-0.12, 0, 0.30), 0.015), ((-0.52, 0, 0.34), (-0.2, 0, 0.82), 0.012), ((-0.12, 0, 0.30), (-0.24, 0, 0.92), 0.018),
-        ((-0.12, 0, 0.30), (0.36, 0, 0.78), 0.02), ((-0.2, 0, 0.78), (0.36, 0, 0.86), 0.018), ((0.34, 0, 0.98), (0.53, 0, 0.34), 0.018),
+        ((-0.52, 0, 0.34), (-0.12, 0, 0.30), 0.015), ((-0.52, 0, 0.34), (-0.2, 0, 0.82), 0.012),
+        ((-0.12, 0, 0.30), (-0.24, 0, 0.92), 0.018),
+        ((-0.12, 0, 0.30), (0.36, 0, 0.78), 0.02), ((-0.2, 0, 0.78), (0.36, 0, 0.86), 0.018),
+        ((0.34, 0, 0.98), (0.53, 0, 0.34), 0.018),
     ]  # fmt: skip
     frame = np.concatenate([tube(a, b, r, sides=4) for a, b, r in tubes])
     spokes = []
     for x in (-0.52, 0.53):
         for a in np.arange(6) * np.pi / 6:
-            d = 0.31 * np.array([np.cos(a), 0, np.sin(a)])
-            spokes.append(tube(tuple([x, 0, 0.34] - d), tuple([x, 0, 0.34] + d), 0.004, sides=3))
+            axle, d = np.array([x, 0, 0.34]), 0.31 * np.array([np.cos(a), 0, np.sin(a)])
+            spokes.append(tube(axle - d, axle + d, 0.004, sides=3))
     bar = tube((0.32, -0.3, 1.0 + steer), (0.32, 0.3, 1.0 - steer), 0.014, sides=4)
     return concatenate(
         [
@@ -147,7 +171,11 @@ def motorcycle(rng: np.random.Generator) -> Mesh:
     paint = draw_paint(rng)
     body = [ellipsoid((0.12, 0, 0.75), (0.34, 0.17, 0.18), 8, 5), ellipsoid((-0.45, 0, 0.74), (0.42, 0.14, 0.11), 8, 4)]
     if scooter:
-        body += [box((0.42, 0, 0.6), (0.1, 0.42, 0.75)), box((0.1, 0, 0.28), (0.6, 0.34, 0.1)), box((-0.4, 0, 0.5), (0.6, 0.32, 0.4))]
+        body += [
+            box((0.42, 0, 0.6), (0.1, 0.42, 0.75)),
+            box((0.1, 0, 0.28), (0.6, 0.34, 0.1)),
+            box((-0.4, 0, 0.5), (0.6, 0.32, 0.4)),
+        ]
     engine = [box((0.0, 0, 0.42), (0.45, 0.32, 0.35)), tube((-0.1, -0.17, 0.3), (-0.75, -0.2, 0.38), 0.055)]
     fork = [tube((0.42, s * 0.09, 1.0), (reach, s * 0.09, radius), 0.028, sides=5) for s in (-1, 1)]
     bar = tube((0.36, -0.36, 1.06), (0.36, 0.36, 1.06), 0.018, sides=4)
@@ -166,7 +194,7 @@ def bicyclist(look: Look, paint: npt.NDArray[np.floating], phase: float) -> Mesh
     """A cyclist with the bicycle; `phase` radians of the cranks."""
     pedal = 0.16 * np.array([np.cos(phase), 0, np.sin(phase)])
     hub = np.array([-0.1, 0, 0.32])
-    feet = (hub + pedal + [0, -0.12, -0.05], hub - pedal + [0, 0.12, -0.05])
+    feet = (hub + pedal + np.array([0, -0.12, -0.05]), hub - pedal + np.array([0, 0.12, -0.05]))
     hands = (np.array([0.33, -0.28, 1.03]), np.array([0.33, 0.28, 1.03]))
     rider = _figure(look, np.array([-0.24, 0, 1.0]), np.array([0.04, 0, 1.0 + 0.30 * look.height]), hands, feet, 0.14)
     return concatenate([bicycle(paint), rider]).of(Kind.BICYCLIST)
@@ -178,5 +206,7 @@ def motorcyclist(machine: Mesh, look: Look) -> Mesh:
     feet = (np.array([-0.02, -0.24, 0.28]), np.array([-0.02, 0.24, 0.28]))
     neck = np.array([0.02, 0, 0.9 + 0.30 * look.height])
     rider = _figure(look, np.array([-0.3, 0, 0.92]), neck, hands, feet, 0.2)
-    helmet = surface(ellipsoid(tuple(neck + [0.04, 0, 0.17]), (0.15, 0.13, 0.16), 8, 6), Material.CAR_PAINT, look.hair)
+    helmet = surface(
+        ellipsoid(tuple(neck + np.array([0.04, 0, 0.17])), (0.15, 0.13, 0.16), 8, 6), Material.CAR_PAINT, look.hair
+    )
     return concatenate([machine, rider, helmet]).of(Kind.MOTORCYCLIST)

@@ -10,7 +10,14 @@ from mdkt_ros.drive.synthetic.materials import Material
 from mdkt_ros.drive.synthetic.mesh import Array, Mesh, box, concatenate, ellipsoid, loft, surface, tube
 
 GREENS = np.array(
-    [[0.07, 0.16, 0.03], [0.10, 0.20, 0.05], [0.05, 0.12, 0.04], [0.16, 0.20, 0.05], [0.12, 0.17, 0.08], [0.20, 0.16, 0.05]]
+    [
+        [0.07, 0.16, 0.03],
+        [0.10, 0.20, 0.05],
+        [0.05, 0.12, 0.04],
+        [0.16, 0.20, 0.05],
+        [0.12, 0.17, 0.08],
+        [0.20, 0.16, 0.05],
+    ]
 )
 
 
@@ -53,7 +60,7 @@ def tree(rng: np.random.Generator) -> Mesh:
     radius = rng.uniform(0.10, 0.28)
     trunk, top = _trunk(rng, bole, radius)
     crown = np.array([rng.uniform(1.3, 2.8), rng.uniform(1.3, 2.8), rng.uniform(1.6, 3.4)])
-    middle = top + [0, 0, crown[2] * 0.72]
+    middle = top + np.array([0, 0, crown[2] * 0.72])
     clumps = _shell(rng, int(rng.integers(9, 15))) * crown * 0.75 + middle
     branches = [tube(top - [0, 0, 0.2], c, radius * 0.4, 0.02, sides=4) for c in clumps]
     count = int(210 * crown[0] * crown[1])
@@ -84,7 +91,7 @@ def bush(rng: np.random.Generator) -> Mesh:
     radii = np.array([rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.6)])
     count = int(150 * radii.prod() ** 0.67) + 60
     lumps = _shell(rng, 6) * radii * 0.5
-    spots = lumps[rng.integers(6, size=count)] + _shell(rng, count) * radii * 0.6 + [0, 0, radii[2] * 0.7]
+    spots = lumps[rng.integers(6, size=count)] + _shell(rng, count) * radii * 0.6 + np.array([0, 0, radii[2] * 0.7])
     spots[:, 2] = np.abs(spots[:, 2])
     base = GREENS[int(rng.integers(len(GREENS)))]
     core = ellipsoid((0, 0, radii[2] * 0.6), radii * 0.6, 6, 4)

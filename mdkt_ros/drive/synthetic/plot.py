@@ -27,7 +27,7 @@ class Site:
         self._footprints = np.zeros((0, 5))
 
     def spot(self, stretch: Stretch, q: float, out: float) -> tuple[Points, float]:
-        """Position (2,) `out` metres outwards from the kerb, and the yaw of things whose front (-y) faces the street."""
+        """Position (2,) `out` metres outwards from the kerb, and the yaw that turns a front (-y) to the street."""
         road = self.network.roads[stretch.road]
         xy = road.world(q, stretch.side * (road.half_width + stretch.parking + out))
         heading = float(road.heading(q))
@@ -79,7 +79,9 @@ class Site:
         cells = np.stack([p[:-1, :-1], p[1:, :-1], p[1:, 1:], p[:-1, 1:]], axis=2)
         self.meshes.append(surface(quads(cells), material, color, kind))
 
-    def strip(self, road: int, q: npt.ArrayLike, t: npt.ArrayLike, size: tuple[float, float], kind: Kind, lift: float = 0.006) -> None:
+    def strip(
+        self, road: int, q: npt.ArrayLike, t: npt.ArrayLike, size: tuple[float, float], kind: Kind, lift: float = 0.006
+    ) -> None:
         """Paint rectangles (length along the street, width) centred at street coordinates q, t on the carriageway."""
         q, t = np.broadcast_arrays(np.asarray(q, dtype=np.float64), np.asarray(t, dtype=np.float64))
         dq, dt = size[0] / 2, size[1] / 2
@@ -87,7 +89,9 @@ class Site:
         ct = np.stack([t - dt, t - dt, t + dt, t + dt], axis=-1).reshape(-1, 4)
         xy = self.network.roads[road].world(cq, ct)
         z = self.network.base(xy) + lift
-        self.meshes.append(surface(quads(np.concatenate([xy, z[..., None]], axis=2)), Material.PAINT, (0.6, 0.6, 0.57), kind))
+        self.meshes.append(
+            surface(quads(np.concatenate([xy, z[..., None]], axis=2)), Material.PAINT, (0.6, 0.6, 0.57), kind)
+        )
 
 
 def _outside(points: Points, footprints: Points, margin: float) -> npt.NDArray[np.bool_]:
@@ -95,5 +99,7 @@ def _outside(points: Points, footprints: Points, margin: float) -> npt.NDArray[n
     x, y, half_length, half_width, yaw = footprints.T
     dx, dy = points[:, :1] - x, points[:, 1:] - y
     c, s = np.cos(yaw), np.sin(yaw)
-    outside: npt.NDArray[np.bool_] = (np.abs(dx * c + dy * s) > half_length + margin) | (np.abs(dy * c - dx * s) > half_width + margin)
+    outside: npt.NDArray[np.bool_] = (np.abs(dx * c + dy * s) > half_length + margin) | (
+        np.abs(dy * c - dx * s) > half_width + margin
+    )
     return outside

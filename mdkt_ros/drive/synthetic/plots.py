@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -44,11 +45,15 @@ def _boundary(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float, choi
     pieces = max(int((q1 - q0) / 9), 1)
     edges = np.linspace(q0, q1, pieces + 1)
     out = site.network.sidewalk + 0.4
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         pa, pb = site.spot(stretch, a, out)[0], site.spot(stretch, b, out)[0]
         direction = pb - pa
         length = float(np.linalg.norm(direction))
-        if min(site.paved(pa), site.paved(pb)) < site.network.sidewalk + 0.1 or length < 0.8 or not site.free((pa + pb) / 2, 0.3):
+        if (
+            min(site.paved(pa), site.paved(pb)) < site.network.sidewalk + 0.1
+            or length < 0.8
+            or not site.free((pa + pb) / 2, 0.3)
+        ):
             continue
         # The same fence in each piece: every piece draws from the same state.
         mesh = makers[choice](np.random.Generator(np.random.PCG64(int(state))), length)
@@ -111,7 +116,12 @@ def _detached(site: Site, rng: Rng, stretch: Stretch) -> None:
 
 def _driveway(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float, depth: float) -> None:
     near = site.network.sidewalk
-    corners = np.array([site.spot(stretch, q, out)[0] for q, out in ((q0, near), (q1, near), (q1, near + depth + 2), (q0, near + depth + 2))])
+    corners = np.array(
+        [
+            site.spot(stretch, q, out)[0]
+            for q, out in ((q0, near), (q1, near), (q1, near + depth + 2), (q0, near + depth + 2))
+        ]
+    )
     if min(site.paved(c) for c in corners) < near - 0.2:
         return
     site.drape(corners, Material.COBBLE, (0.30, 0.27, 0.25), Kind.PARKING, 0.06)
@@ -156,7 +166,12 @@ def _park(site: Site, rng: Rng, stretch: Stretch) -> None:
     near = site.network.sidewalk
     path = rng.uniform(4, 7)
     for a in np.arange(q0 + 2, q1 - 6, 4.0):
-        corners = np.array([site.spot(stretch, q, near + out)[0] for q, out in ((a, path), (a + 4, path), (a + 4, path + 1.8), (a, path + 1.8))])
+        corners = np.array(
+            [
+                site.spot(stretch, q, near + out)[0]
+                for q, out in ((a, path), (a + 4, path), (a + 4, path + 1.8), (a, path + 1.8))
+            ]
+        )
         if min(site.paved(c) for c in corners) > near + 0.3 and site.free(corners, 0.2):
             site.drape(corners, Material.GRAVEL, (0.36, 0.31, 0.24), Kind.OTHER_GROUND, 0.06)
     for _ in range(int((q1 - q0) * 0.9)):
@@ -191,9 +206,13 @@ def _lot(site: Site, rng: Rng, stretch: Stretch) -> None:
     asphalt = rng.random() < 0.5
     color = (0.13, 0.13, 0.135) if asphalt else (0.28, 0.26, 0.25)
     for a in np.arange(q0 + 1, q1 - 5, 5.0):
-        corners = np.array([site.spot(stretch, q, near + out)[0] for q, out in ((a, 0), (a + 5, 0), (a + 5, deep), (a, deep))])
+        corners = np.array(
+            [site.spot(stretch, q, near + out)[0] for q, out in ((a, 0), (a + 5, 0), (a + 5, deep), (a, deep))]
+        )
         middle = corners.mean(0)
-        if min(site.paved(c) for c in corners) < near - 0.1 or not site.claim(middle, site.spot(stretch, a + 2.5, 0)[1], (4.6, deep - 0.8)):
+        if min(site.paved(c) for c in corners) < near - 0.1 or not site.claim(
+            middle, site.spot(stretch, a + 2.5, 0)[1], (4.6, deep - 0.8)
+        ):
             continue
         site.drape(corners, Material.ASPHALT if asphalt else Material.COBBLE, color, Kind.PARKING, 0.06)
         for row, turn in ((3.2, 0.0), (12.0, np.pi)):
@@ -210,7 +229,9 @@ def _works(site: Site, rng: Rng, stretch: Stretch) -> None:
     q0, q1 = _span(site, stretch)
     near = site.network.sidewalk
     for a in np.arange(q0 + 2, q1 - 6, 4.0):
-        corners = np.array([site.spot(stretch, q, near + out)[0] for q, out in ((a, 0.1), (a + 4, 0.1), (a + 4, 9), (a, 9))])
+        corners = np.array(
+            [site.spot(stretch, q, near + out)[0] for q, out in ((a, 0.1), (a + 4, 0.1), (a + 4, 9), (a, 9))]
+        )
         if min(site.paved(c) for c in corners) > near - 0.1 and site.free(corners, 0.2):
             site.drape(corners, Material.GRAVEL, (0.30, 0.24, 0.17), Kind.OTHER_GROUND, 0.06)
     for q in np.arange(q0 + 2, q1 - 2, 2.4):

@@ -1,4 +1,4 @@
-"""Where the sensors sit: KITTI's one camera, nuScenes' six, and their LiDARs, in nominal values of the published set-ups."""
+"""Where the sensors sit: KITTI's one camera, nuScenes' six, and their LiDARs, in nominal published values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Mount(NamedTuple):
 
 @dataclass(frozen=True)
 class Rig:
-    """The sensors of one data set; `ego_from_lidar` is (4, 4), the vehicle's origin on the ground below its rear axle."""
+    """The sensors of one data set; `ego_from_lidar` is (4, 4); the vehicle's origin: on the ground, rear axle."""
 
     lidar: Lidar
     ego_from_lidar: Matrix
@@ -68,7 +68,9 @@ def _kitti() -> Rig:
     # The LiDAR leans against the cameras by a few tenths of a degree; Tr is what calib.txt says.
     lidar_from_camera = _pose(_rotation(0.46, 0.41, -0.03) @ _OPTICAL, (0.292, -0.012, -0.052))
     matrix = np.array([[718.856, 0, 607.1928], [0, 718.856, 185.2157], [0, 0, 1.0]])
-    mount = Mount("image_2", 1241, 376, matrix, np.array([45.4, -0.11, 0.0038]), ego_from_lidar @ lidar_from_camera, 0.0, 1)
+    mount = Mount(
+        "image_2", 1241, 376, matrix, np.array([45.4, -0.11, 0.0038]), ego_from_lidar @ lidar_from_camera, 0.0, 1
+    )
     return Rig(HDL64E, ego_from_lidar, "x_forward", (mount,))
 
 

@@ -1,9 +1,10 @@
-"""The street network: gently curved streets along both axes, what lies beside each stretch, and where the ground is what."""
+"""The street network: gently curved streets along both axes, what lies beside them, and what the ground is."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -172,10 +173,10 @@ class Network:
 def _crossing(a: Road, b: Road) -> tuple[float, float]:
     if a.axis == b.axis:
         raise ValueError("streets along the same axis do not cross")
-    qa, qb = np.float64(b.offset), np.float64(a.offset)
+    qa, qb = b.offset, a.offset
     for _ in range(30):
-        qa, qb = b.offset + b._curve(qb)[0], a.offset + a._curve(qa)[0]
-    return float(qa), float(qb)
+        qa, qb = b.offset + float(b._curve(np.array(qb))[0]), a.offset + float(a._curve(np.array(qa))[0])
+    return qa, qb
 
 
 def _crossings(roads: tuple[Road, ...], index: int) -> tuple[tuple[float, int], ...]:
@@ -215,7 +216,7 @@ def lay_out(rng: np.random.Generator) -> Network:
     for index in range(len(roads)):
         crossings = _crossings(roads, index)
         ends = [(-extent, None), *crossings, (extent, None)]
-        for (q0, other0), (q1, other1) in zip(ends[:-1], ends[1:], strict=True):
+        for (q0, other0), (q1, other1) in pairwise(ends):
             margin0, margin1 = (0.0 if o is None else roads[o].half_width for o in (other0, other1))
             for side in (1, -1):
                 use = str(rng.choice(USES[:5], p=weights / weights.sum()))

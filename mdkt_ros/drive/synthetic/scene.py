@@ -42,11 +42,17 @@ def _embree(mesh: Mesh) -> rtcore_scene.EmbreeScene | None:
 def _normals(mesh: Mesh) -> Array:
     c = mesh.corners
     a, b = c[:, 1] - c[:, 0], c[:, 2] - c[:, 0]
-    normal = np.stack(
-        [a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1], a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2], a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], axis=1
+    normal: Array = np.stack(
+        [
+            a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1],
+            a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2],
+            a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0],
+        ],
+        axis=1,
     )
     length = np.sqrt(np.einsum("ij,ij->i", normal, normal))
-    return normal / np.maximum(length, np.float32(1e-12))[:, None]
+    normal /= np.maximum(length, np.float32(1e-12))[:, None]
+    return normal
 
 
 class Scene:
@@ -71,14 +77,18 @@ class Moment:
         self._normals = (scene.static_normals, _normals(dynamic))
         self._parts = [(scene.static_scene, 0), (_embree(dynamic), self.first_moving)]
 
-    def _gather(self, still: npt.NDArray[Any], moving: npt.NDArray[Any], triangle: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    def _gather(
+        self, still: npt.NDArray[Any], moving: npt.NDArray[Any], triangle: npt.NDArray[np.int32]
+    ) -> npt.NDArray[Any]:
         values = still[np.clip(triangle, 0, self.first_moving - 1)]
         if len(moving):
             beyond = np.flatnonzero(triangle >= self.first_moving)
             values[beyond] = moving[triangle[beyond] - self.first_moving]
         return values
 
-    def of(self, name: Literal["material", "kind", "instance", "color", "uv"], triangle: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    def of(
+        self, name: Literal["material", "kind", "instance", "color", "uv"], triangle: npt.NDArray[np.int32]
+    ) -> npt.NDArray[Any]:
         """An attribute of the mesh for triangles (R,); those of -1 get some other's."""
         return self._gather(getattr(self.static, name), getattr(self.dynamic, name), triangle)
 

@@ -14,7 +14,8 @@ from mdkt_ros.drive.synthetic.mesh import Mesh
 
 Rng = np.random.Generator
 Sort = Literal[
-    "car", "truck", "bus", "trailer", "rider", "excavator", "motorcycle", "bicycle", "person", "sign", "lamp", "light", "bin", "cabinet",
+    "car", "truck", "bus", "trailer", "rider", "excavator", "motorcycle", "bicycle",
+    "person", "sign", "lamp", "light", "bin", "cabinet",
     "bollard", "bench", "shelter", "hoop", "cone", "barrier", "tree", "bush", "tuft",
 ]  # fmt: skip
 

@@ -1,6 +1,8 @@
-"""What stands on and beside the carriageway: markings, islands, parked vehicles, lamps, signs, trees, people who stand."""
+"""What stands on and beside the carriageway: markings, islands, parked vehicles, lamps, signs, trees, people."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +24,7 @@ def mark_road(site: Site, rng: Rng, index: int) -> None:
     crossings = network.crossings[index]
     ends = [(network.low, 0.0), *((q, network.roads[o].half_width) for q, o in crossings), (network.high, 0.0)]
     zebra = rng.random() < 0.6
-    for (q0, m0), (q1, m1) in zip(ends[:-1], ends[1:], strict=True):
+    for (q0, m0), (q1, m1) in pairwise(ends):
         a, b = q0 + m0 + 9, q1 - m1 - 9
         if b - a < 12:
             continue
@@ -35,7 +37,9 @@ def mark_road(site: Site, rng: Rng, index: int) -> None:
                 if rng.random() < 0.7:
                     xy = road.world(q, 0.0)
                     site.add(furniture.island(float(rng.uniform(4, 7)), 0.75), xy, float(road.heading(q)))
-                    site.add(site.stock.pick(rng, "sign"), road.world(q, 0.0), float(road.heading(q)) + np.pi / 2, lift=0.14)
+                    site.add(
+                        site.stock.pick(rng, "sign"), road.world(q, 0.0), float(road.heading(q)) + np.pi / 2, lift=0.14
+                    )
         for q, inward in ((q0 + m0 + 6.2, -1), (q1 - m1 - 6.2, 1)):
             site.strip(index, q, inward * -road.half_width / 2, (0.35, road.half_width - 0.3), Kind.LANE_MARKING)
             if zebra:
@@ -113,7 +117,12 @@ def furnish(site: Site, rng: Rng, stretch: Stretch) -> None:
         for q in np.arange(start + 2, min(start + 14, end), 1.6):
             put(site.stock.pick(rng, "bollard"), q, 0.3)
     for _ in range(int(rng.integers(0, 3))):
-        put(site.stock.pick(rng, "person"), rng.uniform(start, end), rng.uniform(0.5, wide - 0.3), float(rng.uniform(0, 6)))
+        put(
+            site.stock.pick(rng, "person"),
+            rng.uniform(start, end),
+            rng.uniform(0.5, wide - 0.3),
+            float(rng.uniform(0, 6)),
+        )
     if rng.random() < 0.12:
         put(site.stock.pick(rng, "rider"), rng.uniform(start, end), 0.8, float(rng.normal(0, 0.3)))
     if rng.random() < 0.3:

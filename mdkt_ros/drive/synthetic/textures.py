@@ -23,12 +23,15 @@ def noise(rng: np.random.Generator, slope: float, stretch: tuple[float, float] =
     radius[0, 0] = 1.0
     spectrum = np.fft.fft2(rng.standard_normal((SIZE, SIZE))) / radius**slope
     spectrum[0, 0] = 0
-    image = np.fft.ifft2(spectrum).real
-    return image / image.std()
+    image: Image = np.fft.ifft2(spectrum).real
+    image /= image.std()
+    return image
 
 
-def blocks(rng: np.random.Generator, rows: int, columns: int, joint: int, bond: bool, contrast: float, dark: float) -> Image:
-    """Slabs, cobbles or bricks (SIZE, SIZE): each its own tone, `joint` texels of joint at `dark` of the tone between."""
+def blocks(
+    rng: np.random.Generator, rows: int, columns: int, joint: int, bond: bool, contrast: float, dark: float
+) -> Image:
+    """Slabs, cobbles or bricks (SIZE, SIZE), each of its own tone; between them `joint` texels of the tone `dark`."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     height, width = SIZE // rows, SIZE // columns
     row = y // height

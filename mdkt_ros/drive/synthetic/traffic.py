@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +21,10 @@ PHASES = 8
 
 
 class Stock(NamedTuple):
-    """Something that may move: its shape in each phase of its gait, and boxes (centre, size) of the first."""
+    """Something that may move: its shape in each phase of its gait, the first's box, metres a cycle."""
 
     kind: Kind
-    phase: Callable[[int], Mesh]
+    phases: list[Mesh]
     center: Points
     size: Points
     stride: float
@@ -65,7 +64,7 @@ def _stock(rng: np.random.Generator) -> list[Stock]:
 
     def add(kind: Kind, shapes: list[Mesh], stride: float) -> None:
         center, size = bounding_box(shapes[0])
-        stock.append(Stock(kind, lambda i, s=shapes: s[i % len(s)], center, size, stride))
+        stock.append(Stock(kind, shapes, center, size, stride))
 
     for _ in range(12):
         add(Kind.CAR, [vehicles.car(rng)], 1.0)
@@ -83,15 +82,21 @@ def _stock(rng: np.random.Generator) -> list[Stock]:
 
 
 class Traffic:
-    """Everything that moves in a town during a drive. Whatever would run into the ego vehicle or across another is left out."""
+    """Everything that moves in a town during a drive, less what would run into the ego vehicle or another."""
 
-    def __init__(self, network: Network, rng: np.random.Generator, ego: Ego, duration: float, first_instance: int) -> None:
+    def __init__(
+        self, network: Network, rng: np.random.Generator, ego: Ego, duration: float, first_instance: int
+    ) -> None:
         self._network = network
         self.stock = _stock(rng)
-        self._by_kind = {kind: [i for i, s in enumerate(self.stock) if s.kind == kind] for kind in {s.kind for s in self.stock}}
+        self._by_kind = {
+            kind: [i for i, s in enumerate(self.stock) if s.kind == kind] for kind in {s.kind for s in self.stock}
+        }
         drawn = self._vehicles(rng, duration) + self._walkers(rng)
         clear = [m for m in drawn if m.walks or not self._meets(m, ego, duration)]
-        self.movers = tuple(m._replace(instance=first_instance + 1 + i) for i, m in enumerate(_without_collisions(self, clear)))
+        self.movers = tuple(
+            m._replace(instance=first_instance + 1 + i) for i, m in enumerate(_without_collisions(self, clear))
+        )
 
     def _pick(self, rng: np.random.Generator, kind: Kind) -> int:
         return int(rng.choice(self._by_kind[kind]))
@@ -111,7 +116,11 @@ class Traffic:
                     if kind == Kind.BICYCLIST:
                         lane, speed = road.half_width - 0.55, min(4.5, road.lanes_speed)
                         start = clock - (span / speed - span / road.lanes_speed) * rng.random()
-                    movers.append(Mover(self._pick(rng, kind), 0, index, -direction * lane, direction, start, speed, q0, q1, False))
+                    movers.append(
+                        Mover(
+                            self._pick(rng, kind), 0, index, -direction * lane, direction, start, speed, q0, q1, False
+                        )
+                    )
                     clock += rng.uniform(14, 26) / road.lanes_speed + rng.exponential(25.0) / road.lanes_speed
         return movers
 
@@ -128,7 +137,9 @@ class Traffic:
         low, high = stretch.q0 + stretch.margin0 + 10, stretch.q1 - stretch.margin1 - 10
         speed = float(rng.uniform(0.9, 1.7))
         start = -float(rng.uniform(0, 2 * max(high - low, 1.0) / speed))
-        return Mover(self._pick(rng, Kind.PERSON), 0, stretch.road, stretch.side * out, 1, start, speed, low, high, True)
+        return Mover(
+            self._pick(rng, Kind.PERSON), 0, stretch.road, stretch.side * out, 1, start, speed, low, high, True
+        )
 
     def pose(self, mover: Mover, time: npt.ArrayLike) -> tuple[Points, Points, Points]:
         """Positions (..., 2), headings and street coordinate q at times; q is NaN while the mover is not in town."""
@@ -171,7 +182,7 @@ class Traffic:
         parts = []
         for mover, pose in self.near(time, around):
             stock = self.stock[mover.stock]
-            shape = stock.phase(int(pose.travelled / stock.stride * PHASES) % PHASES)
+            shape = stock.phases[int(pose.travelled / stock.stride * PHASES) % len(stock.phases)]
             parts.append(shape.numbered(mover.instance).placed((*pose.xy, self.ground(pose.xy)), pose.yaw))
         return concatenate(parts)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,8 +11,8 @@ from mdkt_ros.drive.synthetic.kinds import Kind
 from mdkt_ros.drive.synthetic.materials import Material
 from mdkt_ros.drive.synthetic.mesh import Array, Color, Mesh, box, concatenate, disc, loft, quads, surface, tube
 
-# Stations from the tail (0) to the nose (1): share of the length, shoulder height, top height, what the stretch up to the
-# next station is: b body, r rear window, s side windows, f windscreen.
+# Stations from the tail (0) to the nose (1): share of the length, shoulder height, top height, and what lies up to the
+# next station: b body, r rear window, s side windows, f windscreen.
 _BODIES: dict[str, tuple[tuple[float, float, float, str], ...]] = {
     "sedan": (
         (0.00, 0.70, 0.74, "b"), (0.03, 0.92, 0.99, "b"), (0.15, 0.95, 1.04, "r"), (0.28, 0.95, 1.38, "b"),
@@ -50,11 +52,13 @@ _BODIES: dict[str, tuple[tuple[float, float, float, str], ...]] = {
 }  # fmt: skip
 _SIZES = {
     "sedan": (4.3, 4.9, 1.74, 1.86), "hatchback": (3.6, 4.3, 1.62, 1.78), "estate": (4.4, 4.9, 1.74, 1.86),
-    "suv": (4.2, 4.8, 1.80, 1.94), "van": (4.8, 5.9, 1.90, 2.05), "minibus": (4.6, 5.2, 1.86, 1.98), "pickup": (5.0, 5.4, 1.82, 1.94),
+    "suv": (4.2, 4.8, 1.80, 1.94), "van": (4.8, 5.9, 1.90, 2.05),
+    "minibus": (4.6, 5.2, 1.86, 1.98), "pickup": (5.0, 5.4, 1.82, 1.94),
 }  # fmt: skip
 _PAINTS = np.array(
     [[0.02, 0.02, 0.02], [0.05, 0.05, 0.06], [0.55, 0.56, 0.57], [0.80, 0.80, 0.79], [0.25, 0.26, 0.27],
-     [0.03, 0.06, 0.20], [0.35, 0.02, 0.02], [0.03, 0.12, 0.06], [0.55, 0.45, 0.30], [0.06, 0.20, 0.38], [0.6, 0.35, 0.03]]
+     [0.03, 0.06, 0.20], [0.35, 0.02, 0.02], [0.03, 0.12, 0.06],
+     [0.55, 0.45, 0.30], [0.06, 0.20, 0.38], [0.6, 0.35, 0.03]]
 )  # fmt: skip
 _PAINT_WEIGHTS = np.array([0.2, 0.1, 0.2, 0.16, 0.12, 0.07, 0.05, 0.02, 0.03, 0.03, 0.02])
 BLACK: Color = (0.02, 0.02, 0.02)
@@ -135,7 +139,9 @@ def car(rng: np.random.Generator) -> Mesh:
             surface(np.concatenate([_fan(rings[0]), _fan(rings[-1])]), Material.CAR_PAINT, paint),
             surface(box((0, 0, 0.27), (length * 0.94, half * 1.6, 0.16)), Material.RUBBER, BLACK),
             surface(
-                np.concatenate([box((x[-1] - length * 0.33, s * (half + 0.07), belt.max()), (0.16, 0.14, 0.13)) for s in (-1, 1)]),
+                np.concatenate(
+                    [box((x[-1] - length * 0.33, s * (half + 0.07), belt.max()), (0.16, 0.14, 0.13)) for s in (-1, 1)]
+                ),
                 Material.PLASTIC,
                 BLACK,
             ),
@@ -152,8 +158,7 @@ def _side_windows(x0: float, x1: float, z0: float, z1: float, half: float, pitch
     for side in (-1, 1):
         y = side * (half + 0.012)
         panes += [
-            [[a + 0.06, y, z0], [b - 0.06, y, z0], [b - 0.06, y, z1], [a + 0.06, y, z1]]
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            [[a + 0.06, y, z0], [b - 0.06, y, z0], [b - 0.06, y, z1], [a + 0.06, y, z1]] for a, b in pairwise(edges)
         ]
     return quads(panes)
 
@@ -169,21 +174,35 @@ def truck(rng: np.random.Generator) -> Mesh:
     load_high = rng.uniform(2.6, 3.6) if rng.random() < 0.7 else rng.uniform(1.5, 1.9)
     front, load = length / 2, length - cab - 0.35
     paint, box_paint = draw_paint(rng), np.full(3, rng.uniform(0.4, 0.8)) if rng.random() < 0.6 else draw_paint(rng)
-    body = box((front - cab / 2, 0, 0.5 + cab_high / 2 - 0.25), (cab, 2 * half, cab_high - 0.5), taper=0.97, bottom=True)
+    body = box(
+        (front - cab / 2, 0, 0.5 + cab_high / 2 - 0.25), (cab, 2 * half, cab_high - 0.5), taper=0.97, bottom=True
+    )
     return concatenate(
         [
             surface(body, Material.CAR_PAINT, paint),
             surface(box((front - 0.1, 0, 0.5), (0.25, 2 * half, 0.5)), Material.PLASTIC, (0.06, 0.06, 0.06)),
-            surface(_upright(front + 0.012, half * 0.88, 1.45, cab_high - 0.25), Material.CAR_GLASS, (0.03, 0.03, 0.04)),
-            surface(_side_windows(front - 1.2, front - 0.15, 1.5, cab_high - 0.4, half, 1.2), Material.CAR_GLASS, (0.03, 0.03, 0.04)),
             surface(
-                box((-length / 2 + load / 2, 0, 0.95 + (load_high - 0.95) / 2), (load, 2 * half + 0.1, load_high - 0.95), bottom=True),
+                _upright(front + 0.012, half * 0.88, 1.45, cab_high - 0.25), Material.CAR_GLASS, (0.03, 0.03, 0.04)
+            ),
+            surface(
+                _side_windows(front - 1.2, front - 0.15, 1.5, cab_high - 0.4, half, 1.2),
+                Material.CAR_GLASS,
+                (0.03, 0.03, 0.04),
+            ),
+            surface(
+                box(
+                    (-length / 2 + load / 2, 0, 0.95 + (load_high - 0.95) / 2),
+                    (load, 2 * half + 0.1, load_high - 0.95),
+                    bottom=True,
+                ),
                 Material.PLASTER if rng.random() < 0.5 else Material.PLASTIC,
                 box_paint,
             ),
             surface(box((-0.2, 0, 0.75), (length - 0.6, 0.9, 0.3)), Material.STEEL, (0.05, 0.05, 0.05)),
             surface(box((0.2, 0, 0.65), (1.4, 2 * half * 0.95, 0.5)), Material.STEEL, (0.07, 0.07, 0.07)),
-            wheels([front - 1.1, -front + 1.4, -front + 2.6] if length > 8 else [front - 1.1, -front + 1.6], half, 0.48),
+            wheels(
+                [front - 1.1, -front + 1.4, -front + 2.6] if length > 8 else [front - 1.1, -front + 1.6], half, 0.48
+            ),
             _lights(length, half, 0.75),
         ]
     ).of(Kind.TRUCK)
@@ -197,12 +216,15 @@ def bus(rng: np.random.Generator) -> Mesh:
         _side_windows(-length / 2 + 0.6, length / 2 - 0.4, 1.35, 2.45, half, 1.5),
         _upright(length / 2 + 0.012, half * 0.92, 1.1, 2.5),
         _upright(-length / 2 - 0.012, half * 0.8, 1.5, 2.3),
-        quads([[[x, -half - 0.013, 0.45], [x + 1.2, -half - 0.013, 0.45], [x + 1.2, -half - 0.013, 2.4], [x, -half - 0.013, 2.4]]
-               for x in (length / 2 - 1.7, -0.6)]),
-    ]  # fmt: skip
+        _side_windows(length / 2 - 1.7, length / 2 - 0.5, 0.45, 2.4, half + 0.002, 1.2),
+    ]
     return concatenate(
         [
-            surface(box((0, 0, 0.35 + (high - 0.35) / 2), (length, 2 * half, high - 0.35), taper=0.985, bottom=True), Material.CAR_PAINT, paint),
+            surface(
+                box((0, 0, 0.35 + (high - 0.35) / 2), (length, 2 * half, high - 0.35), taper=0.985, bottom=True),
+                Material.CAR_PAINT,
+                paint,
+            ),
             surface(box((-0.5, 0, high + 0.12), (length * 0.4, 1.6, 0.24)), Material.PLASTIC, (0.5, 0.5, 0.5)),
             surface(np.concatenate(glass), Material.CAR_GLASS, (0.03, 0.035, 0.04)),
             wheels([length / 2 - 2.6, -length / 2 + 3.2], half, 0.5),
@@ -217,7 +239,11 @@ def trailer(rng: np.random.Generator) -> Mesh:
     caravan = rng.random() < 0.5
     paint = np.full(3, rng.uniform(0.6, 0.8)) if caravan else draw_paint(rng)
     parts = [
-        surface(box((0, 0, 0.45 + (high - 0.45) / 2), (length, 2 * half, high - 0.45), taper=0.94, bottom=True), Material.PLASTIC, paint),
+        surface(
+            box((0, 0, 0.45 + (high - 0.45) / 2), (length, 2 * half, high - 0.45), taper=0.94, bottom=True),
+            Material.PLASTIC,
+            paint,
+        ),
         surface(tube((length / 2, 0, 0.45), (length / 2 + 1.2, 0, 0.45), 0.05), Material.STEEL, (0.2, 0.2, 0.2)),
         surface(tube((length / 2 + 1.1, 0, 0), (length / 2 + 1.1, 0, 0.5), 0.04), Material.STEEL, (0.2, 0.2, 0.2)),
         wheels([-0.2], half + 0.03, 0.33),
@@ -235,7 +261,11 @@ def excavator(rng: np.random.Generator) -> Mesh:
     turn = rng.uniform(0, 2 * np.pi)
     tracks = [box((0, s * 1.0, 0.4), (3.2, 0.5, 0.8), taper=0.85) for s in (-1, 1)]
     house = np.concatenate([box((-0.5, 0, 1.5), (2.6, 2.3, 1.0), bottom=True), box((0.7, 0.65, 2.0), (1.3, 1.0, 1.9))])
-    boom = [((0.9, -0.3, 1.5), (3.0, -0.3, 4.0)), ((3.0, -0.3, 4.0), (5.0, -0.3, 3.0)), ((5.0, -0.3, 3.0), (5.2, -0.3, 1.0))]
+    boom = [
+        ((0.9, -0.3, 1.5), (3.0, -0.3, 4.0)),
+        ((3.0, -0.3, 4.0), (5.0, -0.3, 3.0)),
+        ((5.0, -0.3, 3.0), (5.2, -0.3, 1.0)),
+    ]
     arm = np.concatenate([tube(a, b, 0.22, 0.16, 5) for a, b in boom])
     upper = concatenate(
         [
@@ -245,4 +275,6 @@ def excavator(rng: np.random.Generator) -> Mesh:
             surface(box((5.0, -0.3, 0.8), (0.7, 0.9, 0.7)), Material.STEEL, (0.1, 0.1, 0.1)),
         ]
     ).placed((0, 0, 0), turn)
-    return concatenate([surface(np.concatenate(tracks), Material.STEEL, (0.06, 0.06, 0.06)), upper]).of(Kind.CONSTRUCTION_VEHICLE)
+    return concatenate([surface(np.concatenate(tracks), Material.STEEL, (0.06, 0.06, 0.06)), upper]).of(
+        Kind.CONSTRUCTION_VEHICLE
+    )
