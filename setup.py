@@ -51,6 +51,8 @@ setup(
         "safetensors>=0.4",
         "pyyaml>=5.4",
         "rosbags>=0.11",
+        "apsw",  # with backports.zstd, what rosbags raises on a damaged bag
+        "backports.zstd; python_version < '3.14'",
         "typer>=0.12",
         "rich>=13",
         "pillow>=9.1",

@@ -90,6 +90,7 @@ def segment(
         float | None,
         typer.Option(help="Factor that brings the sensor's intensity to 0..1; without it, what the drive states."),
     ] = None,
+    limit: Annotated[int | None, typer.Option(help="Stop after so many scans.", min=1)] = None,
     force: Force = False,
 ) -> None:
     """Label every point of a recorded drive."""
@@ -97,9 +98,18 @@ def segment(
     from mdkt_ros.segment_drive import segment_path
     from mdkt_ros.segmenter import Segmenter
 
-    segmenter = Segmenter.load(checkpoint, device=device, intensity_scale=intensity_scale)
+    segmenter = Segmenter.load(checkpoint, device=device)
     with _progress(f"Labelling {source.name}") as progress:
-        summary = segment_path(source, out, segmenter, topic=topic, force=force, progress=progress)
+        summary = segment_path(
+            source,
+            out,
+            segmenter,
+            topic=topic,
+            intensity_scale=intensity_scale,
+            force=force,
+            limit=limit,
+            progress=progress,
+        )
     print_summary(console, summary)
     console.print(f"Written: [bold]{out}[/bold]")
 
