@@ -193,3 +193,31 @@ def build_network(preset: str, *, in_channels: int, classes: int, width: float =
 def parameter_count(network: nn.Module) -> int:
     """Number of trained values."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+@torch.no_grad()
+def flops(network: nn.Module, x: SparseTensor) -> int:
+    """Floating-point operations of the matrix products of `network(x)`, run once to count them.
+
+    A multiplication and an addition count as two, for the pairs of voxels that there are; normalisation, rectifiers and
+    sums over offsets are left out, as is usual.
+    """
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[SparseTensor | torch.Tensor], _output: object) -> None:
+        nonlocal total
+        (given,) = inputs
+        if isinstance(module, nn.Linear):
+            total += 2 * len(given) * module.in_features * module.out_features
+        elif isinstance(module, SparseConvolution) and isinstance(given, SparseTensor):
+            kernel_map = module.kernel_map(given)
+            pairs = len(given) if kernel_map is None else kernel_map.pairs
+            total += 2 * pairs * module.in_channels * module.out_channels
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    try:
+        network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total

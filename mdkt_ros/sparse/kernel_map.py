@@ -16,7 +16,6 @@ class Block:
     Attributes:
         start, stop: the range of output rows.
         in_rows: (P,) int32 input row of each pair; offset after offset, output rows ascending within.
-        out_rows: (P,) int32 output row of each pair, counted from `start`.
         sizes: pairs of each of the K offsets.
         by_row: (P,) int32 the pairs again, output row after output row, offsets ascending within.
         bounds: (stop - start + 1,) int32 where each output row's pairs begin and end in `by_row`.
@@ -25,10 +24,17 @@ class Block:
     start: int
     stop: int
     in_rows: torch.Tensor
-    out_rows: torch.Tensor
     sizes: list[int]
     by_row: torch.Tensor
     bounds: torch.Tensor
+
+    @cached_property
+    def out_rows(self) -> torch.Tensor:
+        """(P,) int32 output row of each pair, counted from `start`; in the order of `in_rows`."""
+        with torch.inference_mode(False), torch.no_grad():
+            rows = torch.arange(self.stop - self.start, dtype=torch.int32, device=self.bounds.device)
+            of_pairs = rows.repeat_interleave(self.bounds.diff().long(), output_size=len(self.by_row))
+            return torch.empty_like(of_pairs).index_copy_(0, self.by_row.long(), of_pairs)
 
 
 class KernelMap:
@@ -55,7 +61,7 @@ class KernelMap:
     @cached_property
     def pairs(self) -> int:
         """Pairs of all offsets: rows that are multiplied by a (Cin, Cout) matrix."""
-        return int((self.table >= 0).sum())
+        return int(torch.count_nonzero(self.table >= 0))
 
     @cached_property
     def reversed(self) -> KernelMap:
@@ -89,30 +95,20 @@ class KernelMap:
         hit = table >= 0
         # Number of each pair in the order (block, offset, row), and the same numbers in the order (block, row, offset).
         number = hit.view(-1).cumsum(0, dtype=torch.int32).view(table.shape) - 1
-        pair = flat_nonzero(hit)
-        in_rows = table.view(-1).index_select(0, pair)
-        out_rows = (pair % rows).to(torch.int32)
+        in_rows = table.view(-1).index_select(0, flat_nonzero(hit))
         by_row = number.transpose(1, 2).contiguous().view(-1).index_select(0, flat_nonzero(hit.transpose(1, 2)))
-        bounds = hit.sum(dim=1, dtype=torch.int32).view(-1).cumsum(0, dtype=torch.int32).view(count, rows)
-        sizes = hit.sum(dim=2).tolist()
-        result = []
+        ends = number[:, :, -1].reshape(-1) + 1
+        sizes = ends.diff(prepend=ends.new_zeros(1)).view(count, offsets).tolist()
+        bounds = torch.zeros((count, rows + 1), dtype=torch.int32, device=table.device)
+        torch.cumsum(hit.sum(dim=1, dtype=torch.int32), dim=1, out=bounds[:, 1:])
+        result: list[Block] = []
         first = 0
         for index in range(count):
             start, stop = index * rows, min((index + 1) * rows, self.out_count)
-            last = first + sum(sizes[index])
-            bound = torch.nn.functional.pad(bounds[index, : stop - start] - first, (1, 0))
-            result.append(
-                Block(
-                    start,
-                    stop,
-                    in_rows[first:last],
-                    out_rows[first:last],
-                    sizes[index],
-                    by_row[first:last] - first,
-                    bound,
-                )
-            )
-            first = last
+            pairs = slice(first, first + sum(sizes[index]))
+            bound = bounds[index, : stop - start + 1]
+            result.append(Block(start, stop, in_rows[pairs], sizes[index], by_row[pairs] - first, bound))
+            first = pairs.stop
         return result
 
 
