@@ -59,17 +59,19 @@ class BatchNorm(nn.BatchNorm1d):
         )
 
     def _statistics(self, features: torch.Tensor, shared: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        # Local mean and squares around it, joined in double precision: E[x^2] - E[x]^2 would cancel in single.
+        # Moments around a value near the local mean, joined in double precision: E[x^2] - E[x]^2 cancels in single.
         rows = features.float() if features.dtype != torch.float64 else features
         count = max(len(rows), 1)
-        mean = rows.sum(dim=0) / count
-        squares = (rows - mean).square().sum(dim=0).double()
-        mean = mean.double()
+        pivot = rows.detach().sum(dim=0) / count
+        centred = rows - pivot
+        rest = centred.sum(dim=0).double() / count
+        mean = pivot.double() + rest
+        squares = centred.square().sum(dim=0).double() - count * rest.square()
         number = mean.new_full((1,), len(rows))
         total = torch.cat([number, number * mean, squares + number * mean.square()])
         if shared:
             total = _AllReduceSum.apply(total)  # type: ignore[no-untyped-call]
-        number = total[:1]
+        number = total[:1].detach()
         mean, square = (total[1:] / number.clamp(min=1)).chunk(2)
         return number, mean, (square - mean.square()).clamp(min=0)
 
@@ -88,8 +90,7 @@ class BatchNorm(nn.BatchNorm1d):
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
         dtype = features.dtype if features.dtype == torch.float64 else torch.float32
         scale = (variance + self.eps).rsqrt().to(dtype) * self.weight
-        shift = self.bias - mean.to(dtype) * scale
-        return torch.addcmul(shift, features.to(dtype), scale).to(features.dtype)
+        return torch.addcmul(self.bias, features.to(dtype) - mean.to(dtype), scale).to(features.dtype)
 
 
 class ReLU(nn.Module):
