@@ -146,10 +146,11 @@ class PointNetwork(nn.Module):
             order = x.maps.order(x.stride)
             inner = x if order is None else _reorder(x, order)
             features = self._decode(self._encode(inner))
+            logits = self.classifier(features[1].features)
             if order is not None:
-                sorted_features = features[1].features
-                features[1] = x.with_features(torch.empty_like(sorted_features).index_copy(0, order, sorted_features))
-            return NetworkOutput(self.classifier(features[1].features), features)
+                features[1] = x.with_features(_unsort(features[1].features, order))
+                logits = _unsort(logits, order)
+            return NetworkOutput(logits, features)
 
     def _encode(self, x: SparseTensor) -> list[SparseTensor]:
         levels = [self.stem(x)]
@@ -164,6 +165,10 @@ class PointNetwork(nn.Module):
             out = blocks(cat([up(out), levels.pop()]))
             features[stride] = out
         return features
+
+
+def _unsort(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(values).index_copy(0, order, values)
 
 
 def _reorder(x: SparseTensor, order: torch.Tensor) -> SparseTensor:
