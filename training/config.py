@@ -23,20 +23,24 @@ from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PRESETS
 from mdkt_ros.voxels import check_features
 
-DATA_KINDS = ("semantickitti", "scribblekitti", "nuscenes", "folder")
+DATA_KINDS = ("semantickitti", "scribblekitti", "nuscenes", "folder", "synthetic")
 
 
 @dataclass
 class DataConfig:
     """Which scans, and how many of their labels."""
 
-    kind: str = "folder"  # semantickitti | scribblekitti | nuscenes | folder
+    kind: str = "folder"  # semantickitti | scribblekitti | nuscenes | folder | synthetic
     root: str = ""  # folder of the data set
     label_space: str = ""  # name or .yaml; empty: the data set's own (a plain folder has none)
     sequences: list[str] = field(default_factory=list)  # SemanticKITTI, ScribbleKITTI: 00, 01, ...; empty: all
     scenes: list[str] = field(default_factory=list)  # nuScenes: scene names; empty: all
     split: str = ""  # nuScenes: instead of scenes, a split of the version's splits.json
     frames: str = ""  # of what is chosen so far: "0-20", "0-20,25"; empty: all
+    towns: int = 0  # synthetic: towns 0, 1, ... to train in, made under `root` where they are missing
+    town_scans: int = 16  # synthetic: scans of the drive through each
+    town_rate: float = 0.5  # synthetic: scans a second of driving; a low rate gives scans that differ
+    town_images: bool = False  # synthetic: render the camera's images, which labels alone do not need
     percent: float = 100.0  # label budget: share of the labelled points of each scan, at least one a scan
     draw_seed: int = 0  # of the label draw, apart from the seed of the run
     draws: str = "runs/draws"  # folder where label draws are stored; a draw that is there is used, never redrawn
@@ -240,6 +244,9 @@ def _check_values(config: TrainConfig) -> None:
     }
     for key, (chosen, allowed) in choices.items():
         need(key, chosen in allowed, f"one of {', '.join(allowed)}")
+    for key in ("data.towns", "data.town_scans", "data.town_rate"):
+        synthetic = config.data.kind == "synthetic"
+        need(key, not synthetic or flatten(config)[key] > 0, "above 0 for synthetic data")
     need("data.percent", 0 < config.data.percent <= 100, "above 0 and at most 100")
     need("model.voxel_size", config.model.voxel_size > 0, "above 0 metres")
     need("model.width", config.model.width > 0, "above 0")

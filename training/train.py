@@ -40,6 +40,7 @@ from training.config import TrainConfig, load_config, to_yaml
 from training.data.dataset import Batch, StreamSampler, TrainingStream, make_batch
 from training.data.draw import LabelDraw, stored_draw
 from training.data.source import Source, open_source
+from training.data.towns import make_towns
 from training.export import export_state, make_grid, make_network
 from training.log import RunLog, console
 from training.losses import Labelled, SegmentationLoss, check_finite
@@ -224,6 +225,10 @@ def train(config: TrainConfig, processes: Processes) -> Path:
         raise ConfigError(
             f"optim.batch_size = {config.optim.batch_size}: {processes.world} processes cannot share it evenly"
         )
+    if config.data.kind == "synthetic":
+        if processes.first:
+            make_towns(config.data)
+        processes.barrier()
     grid, source = make_grid(config), open_source(config.data)
     state = prepare_out(config, processes)
     draw = shared_draw(config, processes, source)

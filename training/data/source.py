@@ -13,6 +13,7 @@ from mdkt_ros.drive.semantickitti import SemanticKitti
 from mdkt_ros.errors import ConfigError, DriveError
 from mdkt_ros.labels import LabelSpace
 from training.config import DataConfig
+from training.data.towns import town_sequences
 
 
 class FileDrive(Drive, Protocol):
@@ -26,7 +27,7 @@ class Source:
     """Labelled scans of one drive.
 
     Attributes:
-        kind: semantickitti, scribblekitti, nuscenes or folder.
+        kind: one of `training.config.DATA_KINDS`.
         root: folder of the data set.
         names: of the scans: their files below `root`, which stay the same whatever else is chosen.
         labels: label space of the scans' labels.
@@ -80,6 +81,8 @@ def open_data(config: DataConfig) -> FileDrive:
         raise DriveError(f"{root}: no such folder (data.root)")
     space = LabelSpace.load(config.label_space) if config.label_space else None
     frames = config.frames or None
+    if config.kind == "synthetic":
+        return SemanticKitti(root, sequences=town_sequences(config), frames=frames)
     kitti = config.kind in ("semantickitti", "scribblekitti")
     for key, fits in (
         ("sequences", kitti),

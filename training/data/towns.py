@@ -4,91 +4,72 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable
+import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
+
+from rich.progress import Progress
 
 from mdkt_ros.errors import ConfigError, DriveError
 from mdkt_ros.output import atomic_output
+from training.config import DataConfig
+from training.log import console
 
 
-@dataclass(frozen=True)
-class Towns:
-    """Which drives, one SemanticKITTI sequence a town.
-
-    Attributes:
-        seeds: of the towns; a sequence bears its town's seed as its name.
-        scans: of each drive.
-        rate_hz: scans a second of driving; a low rate gives scans that differ.
-        images: render the camera's images, which labels-only training does not read.
-    """
-
-    seeds: tuple[int, ...]
-    scans: int
-    rate_hz: float
-    images: bool
-
-    @property
-    def sequences(self) -> tuple[str, ...]:
-        """Names of the sequences."""
-        return tuple(f"{seed:02d}" for seed in self.seeds)
+def town_sequences(config: DataConfig) -> list[str]:
+    """Names of the SemanticKITTI sequences that the towns of a configuration are, one each, in the order of seeds."""
+    return [f"{seed:02d}" for seed in range(config.towns)]
 
 
-def make_towns(
-    root: Path, towns: Towns, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Write the drives that `root` lacks; those that are there stay as they are.
+def make_towns(config: DataConfig, *, workers: int | None = None) -> None:
+    """Write the drives that `data.root` lacks; those that are there stay as they are.
 
     Args:
-        root: folder of the data set, made with its parents when it is missing.
-        workers: processes that share the work, a town each.
+        config: the `data` section.
+        workers: processes that share the work, a town each; by default one a core.
 
     Raises:
-        DriveError: a drive is there that was made with other settings.
-        ConfigError: seeds that are kept for scoring.
+        DriveError: towns are there that were made with other settings. OutputError: no room.
+        ConfigError: more towns than there are seeds for training.
     """
     from mdkt_ros.drive.synthetic import TRAIN_SEEDS
 
-    for seed in towns.seeds:
-        if seed not in TRAIN_SEEDS:
-            raise ConfigError(
-                f"data.seeds: town {seed} is not for training, those are {TRAIN_SEEDS[0]} to {TRAIN_SEEDS[-1]}"
-            )
-    settings = {"scans": towns.scans, "rate_hz": towns.rate_hz, "images": towns.images}
+    if config.towns > len(TRAIN_SEEDS):
+        raise ConfigError(f"data.towns = {config.towns}: {len(TRAIN_SEEDS)} are for training, the rest for scoring")
+    root = Path(config.root)
+    settings = {"scans": config.town_scans, "rate_hz": config.town_rate, "images": config.town_images}
     (root / "sequences").mkdir(parents=True, exist_ok=True)
     made = root / "towns.json"
     if made.is_file() and (there := json.loads(made.read_text(encoding="utf-8"))) != settings:
         raise DriveError(f"{made}: the towns there were made with {there}, not {settings}; take another data.root")
     with atomic_output(made, force=True) as temporary:
         temporary.write_text(json.dumps(settings), encoding="utf-8")
-    missing = [seed for seed in towns.seeds if not (root / "sequences" / f"{seed:02d}").is_dir()]
-    done = len(towns.seeds) - len(missing)
-    if progress is not None:
-        progress(done, len(towns.seeds))
+    missing = [name for name in town_sequences(config) if not (root / "sequences" / name).is_dir()]
+    if not missing:
+        return
     # Fresh processes: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(max(workers, 1), mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_make, root, seed, towns) for seed in missing]
+    pool = ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn"))
+    with pool, Progress(console=console) as bar:
+        jobs = [pool.submit(_make, root, name, config) for name in missing]
         try:
-            for job in as_completed(jobs):
+            for _ in bar.track(as_completed(jobs), total=len(jobs), description="Building towns"):
+                pass
+            for job in jobs:
                 job.result()
-                done += 1
-                if progress is not None:
-                    progress(done, len(towns.seeds))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _make(root: Path, seed: int, towns: Towns) -> None:
+def _make(root: Path, name: str, config: DataConfig) -> None:
     from mdkt_ros.drive.synthetic import synthesize
 
     synthesize(
         root,
         format="semantickitti",
-        seed=seed,
-        scans=towns.scans,
-        rate_hz=towns.rate_hz,
-        images=towns.images,
-        sequence=f"{seed:02d}",
+        seed=int(name),
+        scans=config.town_scans,
+        rate_hz=config.town_rate,
+        images=config.town_images,
+        sequence=name,
     )
