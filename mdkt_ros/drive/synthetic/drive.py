@@ -17,7 +17,7 @@ from mdkt_ros.drive.synthetic.kinds import raw_nuscenes, raw_semantickitti
 from mdkt_ros.drive.synthetic.lidar import Scan, beam_directions, scan, with_beams
 from mdkt_ros.drive.synthetic.light import draw_light
 from mdkt_ros.drive.synthetic.rig import RIGS, Format, Rig
-from mdkt_ros.drive.synthetic.scene import Moment, Scene
+from mdkt_ros.drive.synthetic.scene import Moment
 from mdkt_ros.drive.synthetic.textures import Textures
 from mdkt_ros.drive.synthetic.thing import Thing
 from mdkt_ros.drive.synthetic.town import Town, build_town, stream
@@ -44,6 +44,7 @@ class SyntheticDrive:
             gives scans that have little in common.
         speed: of the vehicle in m/s; it slows down in bends.
         images: whether frames have views. beams: of the LiDAR; 64 or 32 by default.
+        town: that of the seed, where it is built already (`build_town`), which saves seconds.
 
     Raises:
         ConfigError: an argument out of range.
@@ -60,6 +61,7 @@ class SyntheticDrive:
         images: bool = True,
         beams: int | None = None,
         motion_distortion: bool = False,
+        town: Town | None = None,
     ) -> None:
         if format not in RIGS:
             raise ConfigError(f"format {format!r} is not one of {', '.join(RIGS)}")
@@ -78,11 +80,12 @@ class SyntheticDrive:
         self.lidar = self.rig.lidar if beams is None else with_beams(self.rig.lidar, beams)
         self._scans, self._rate = scans, rate
         self._labels = LabelSpace.load(format)
-        self.town: Town = build_town(self.seed)
+        if town is not None and town.seed != self.seed:
+            raise ConfigError(f"the town is that of seed {town.seed}, the drive has seed {self.seed}")
+        self.town = build_town(self.seed) if town is None else town
         duration = scans / rate
         self.ego = Ego(self.town.network, stream(self.seed, 20), duration + 1, speed)
         self.traffic = Traffic(self.town.network, stream(self.seed, 21), self.ego, duration, self.town.instances)
-        self._scene = Scene(self.town.static)
 
     @functools.cached_property
     def renderer(self) -> Renderer:
@@ -133,7 +136,7 @@ class SyntheticDrive:
 
     def moment(self, time: float) -> Moment:
         """The scene at a time."""
-        return self._scene.at(self.traffic.mesh(time, self.ego.position(time)))
+        return self.town.scene.at(self.traffic.mesh(time, self.ego.position(time)))
 
     def __getitem__(self, index: int) -> Frame:
         if not -len(self) <= index < len(self):
@@ -179,7 +182,7 @@ class SyntheticDrive:
             # The revolution begins at the stamp; poses at a few times, the beams between take the nearest.
             steps = 64
             grid = [self.world_from_lidar(time + s * self.lidar.period / steps) @ turn for s in range(steps + 1)]
-            poses = np.array(grid)[np.round(beams[2] * steps).astype(np.int64)]
+            poses = np.array(grid)[np.round(beams.share * steps).astype(np.int64)]
         return scan(
             self.moment(time),
             self.lidar,

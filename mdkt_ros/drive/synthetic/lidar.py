@@ -48,7 +48,7 @@ _UPPER = np.linspace(2.0, -8.33, 32)
 _LOWER = np.linspace(-8.87, -24.8, 32)
 HDL64E = Lidar(
     tuple(float(e) for e in np.concatenate([_UPPER, _LOWER])),
-    2083, 1.73, 81.0, 0.018, 0.1, False, 0.0, True, 0, False, (-0.9, 0.6, 0.5, 0.25),
+    2160, 1.73, 81.0, 0.018, 0.1, False, 0.0, True, 0, False, (-0.9, 0.6, 0.36, 0.25),
 )  # fmt: skip
 """Velodyne HDL-64E S2 as on KITTI's vehicle: 32 upper lasers 1/3 degree apart, 32 lower ones about 1/2 degree."""
 
@@ -85,13 +85,28 @@ class Scan(NamedTuple):
     time: Array
 
 
-def beam_directions(
-    lidar: Lidar, rng: np.random.Generator, sensor: np.random.Generator
-) -> tuple[Array, npt.NDArray[np.uint16], Array]:
-    """Unit directions (R, 3), ring (R,), share of the revolution (R,). `sensor` draws this unit's misalignments."""
+class Beams(NamedTuple):
+    """The pulses of a revolution in the order of storage.
+
+    Attributes:
+        direction: (R, 3) float32 unit vectors in the sensor's axes. ring: (R,) uint16.
+        share: (R,) float32 of the revolution. gain: (R,) float32 of the beam's receiver.
+    """
+
+    direction: Array
+    ring: npt.NDArray[np.uint16]
+    share: Array
+    gain: Array
+
+
+def beam_directions(lidar: Lidar, rng: np.random.Generator, sensor: np.random.Generator) -> Beams:
+    """The pulses of a revolution; `sensor` draws what is particular to this unit: misalignments and gains."""
     beams = len(lidar.elevations)
     tilt = np.radians(np.array(lidar.elevations) + sensor.normal(0, 0.03, beams))
     skew = sensor.normal(0, 0.0025, beams)
+    # Beams are not calibrated alike: a few see everything half as bright.
+    gain = np.clip(sensor.normal(1.0, 0.09, beams), 0.7, 1.3)
+    gain[sensor.random(beams) < 0.08] *= 0.55
     share = (np.arange(lidar.steps) + rng.random()) / lidar.steps
     turn = lidar.start + (-1 if lidar.clockwise else 1) * 2 * np.pi * share
     if lidar.ring_major:
@@ -106,7 +121,13 @@ def beam_directions(
     direction = np.stack(
         [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1
     )
-    return direction.reshape(-1, 3).astype(np.float32), ring.ravel().astype(np.uint16), when.ravel().astype(np.float32)
+    number = ring.ravel().astype(np.uint16)
+    return Beams(
+        direction.reshape(-1, 3).astype(np.float32),
+        number,
+        when.ravel().astype(np.float32),
+        gain.astype(np.float32)[number],
+    )
 
 
 def _own_roof(lidar: Lidar, direction: Array) -> npt.NDArray[np.bool_]:
@@ -130,7 +151,8 @@ def _reflectivity(
     value = optics[:, scale] * (1 + 1.4 * optics[:, 2] * own)
     luminance = color @ np.array([0.3, 0.5, 0.2], dtype=np.float32)
     value = np.where(TINTED[material], value * np.clip(0.06 + 1.9 * np.sqrt(luminance), 0, 1.4), value)
-    falls = np.where(RETROREFLECTIVE[material], 1.0, 0.88 + 0.16 * cosine)
+    # Calibration makes up for the angle until the surface is nearly along the beam.
+    falls = np.where(RETROREFLECTIVE[material], 1.0, (0.88 + 0.16 * cosine) * np.clip(cosine / 0.09, 0.2, 1) ** 0.6)
     grain = np.clip(1 + optics[:, 3] * rng.standard_normal(len(triangle), dtype=np.float32), 0.1, 3)
     result: Array = (value * falls * grain).astype(np.float32)
     return result
@@ -141,7 +163,7 @@ def scan(
     lidar: Lidar,
     origins: Array,
     rotations: Array,
-    beams: tuple[Array, npt.NDArray[np.uint16], Array],
+    beams: Beams,
     rng: np.random.Generator,
 ) -> Scan:
     """One revolution.
@@ -151,7 +173,7 @@ def scan(
         rotations: world-from-sensor rotations (1 or R, 3, 3) then.
         beams: from `beam_directions`.
     """
-    direction, ring, when = beams
+    direction, ring, when, gain = beams
     world = direction @ rotations[0].T if len(rotations) == 1 else np.einsum("rij,rj->ri", rotations, direction)
     hits = moment.cast(origins, world)
     triangle = np.maximum(hits.triangle, 0)
@@ -187,8 +209,11 @@ def scan(
         keep &= ~roof
     lost = kind == Kind.OUTLIER
     instance[lost | roof], moving[lost | roof] = 0, False
-    value = np.where(lost | roof, value * 0.3, value)
+    value = np.where(lost | roof, value * 0.3, value * gain)
     if lidar.scale == 0:
+        # The weakest returns are reported as zero, and some others too.
+        chance = rng.random(len(value), dtype=np.float32)
+        value = np.where(chance < np.where(value < 0.07, 0.8, 0.03), 0, value)
         value = np.round(np.clip(value, 0, 0.99), 2).astype(np.float32)
     else:
         value = np.clip(np.floor(value), 0, 255).astype(np.float32)

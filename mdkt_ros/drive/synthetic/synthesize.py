@@ -13,6 +13,7 @@ from mdkt_ros.drive.synthetic.drive import SyntheticDrive
 from mdkt_ros.drive.synthetic.kinds import Kind, raw_nuscenes
 from mdkt_ros.drive.synthetic.rig import Format
 from mdkt_ros.drive.synthetic.thing import Thing
+from mdkt_ros.drive.synthetic.town import Town
 from mdkt_ros.drive.write_nuscenes import Box, Scene, write_nuscenes
 from mdkt_ros.drive.write_semantickitti import write_semantickitti
 from mdkt_ros.output import refuse_existing
@@ -34,6 +35,7 @@ def synthesize(
     speed: float = 8.0,
     motion_distortion: bool = False,
     sequence: str = "08",
+    town: Town | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -63,6 +65,7 @@ def synthesize(
         images=images,
         beams=beams,
         motion_distortion=motion_distortion,
+        town=town,
     )
     if format == "semantickitti":
         write_semantickitti(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from mdkt_ros.drive.synthetic.mesh import Color, Mesh, concatenate
 from mdkt_ros.drive.synthetic.plot import Site
 from mdkt_ros.drive.synthetic.plots import BUILDERS
 from mdkt_ros.drive.synthetic.roads import Network, lay_out
+from mdkt_ros.drive.synthetic.scene import Scene
 from mdkt_ros.drive.synthetic.stock import Stock
 from mdkt_ros.drive.synthetic.streets import furnish, mark_road, park_vehicles
 from mdkt_ros.drive.synthetic.thing import Thing
@@ -26,16 +28,22 @@ class Town:
     """What does not move.
 
     Attributes:
-        network: streets and ground.
+        seed: what it was built from. network: streets and ground.
         static: every triangle.
         parked: boxes of countable things.
         instances: how many instance ids are taken (1..instances).
     """
 
+    seed: int
     network: Network
     static: Mesh
     parked: tuple[Thing, ...]
     instances: int
+
+    @functools.cached_property
+    def scene(self) -> Scene:
+        """Ready for ray casting."""
+        return Scene(self.static)
 
 
 def _palette(rng: np.random.Generator) -> dict[str, Color]:
@@ -69,4 +77,4 @@ def build_town(seed: int) -> Town:
     for index, stretch in enumerate(network.stretches):
         park_vehicles(site, stream(seed, 6, index), stretch)
         furnish(site, stream(seed, 7, index), stretch)
-    return Town(network, concatenate(site.meshes), tuple(site.parked), site.instances)
+    return Town(seed, network, concatenate(site.meshes), tuple(site.parked), site.instances)
