@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -82,12 +83,13 @@ def _buffer(like: torch.Tensor, blocks: Sequence[Block]) -> torch.Tensor:
 
 
 def _rows(features: torch.Tensor, kernel_map: KernelMap, out_channels: int) -> int:
-    """Output rows of a block: a power of two, so that layers of similar widths have the same."""
+    """Output rows of a block: 128, 512, 2048, ..., so that layers of similar widths have the same."""
     per_pair = (features.shape[1] + out_channels) * features.element_size()
     per_row = per_pair * max(kernel_map.pairs, 1) / max(kernel_map.out_count, 1)
     on_cpu = features.device.type == "cpu"
-    rows = 1 << max(int((_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) / per_row), 256).bit_length() - 1
-    return min(rows, _BLOCK_ROWS) if on_cpu else rows
+    wish = (_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) / per_row
+    rows = 2 * 4 ** max(round((math.log2(wish) - 1) / 2), 3)
+    return int(min(rows, _BLOCK_ROWS) if on_cpu else rows)
 
 
 register_backend("torch", TorchBackend())
