@@ -47,7 +47,7 @@ setup(
     ],
     install_requires=[
         "numpy>=1.21",
-        "torch>=2.1",
+        "torch>=2.4",
         "safetensors>=0.4",
         "pyyaml>=5.4",
         "rosbags>=0.11",

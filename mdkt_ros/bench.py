@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PointNetwork, build_network, flops, parameter_count
 from mdkt_ros.sparse import SparseTensor, fuse
 from mdkt_ros.voxels import VoxelGrid, collate, voxelize
@@ -91,6 +92,15 @@ def measure(
         if progress is not None:
             progress(done + 1, len(presets))
     return results
+
+
+def parse_preset(text: str) -> tuple[str, float]:
+    """`NAME` or `NAME:WIDTH` as (name, width). Raises ConfigError."""
+    name, _, width = text.partition(":")
+    try:
+        return name, float(width or 1)
+    except ValueError:
+        raise ConfigError(f"preset: {text!r} is not NAME or NAME:WIDTH, such as minkunet18:0.5") from None
 
 
 def spinning_scan(beams: int = 64, azimuths: int = 1900, seed: int = 0) -> npt.NDArray[np.float32]:

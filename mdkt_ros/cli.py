@@ -211,6 +211,45 @@ def info(
 
 
 @app.command()
+def bench(
+    scan: Annotated[
+        Path | None, typer.Argument(help="A .bin or .pcd; without it a made-up street of 120 k points.")
+    ] = None,
+    voxel_size: Annotated[float, typer.Option(help="Metres.")] = 0.1,
+    preset: Annotated[
+        list[str] | None, typer.Option(help="NAME or NAME:WIDTH, again for more; all without it.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Passes; medians are shown.", min=1)] = 5,
+    device: Annotated[str, typer.Option(help="Where the wall time is measured: cpu, cuda or cuda:N.")] = "cpu",
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+) -> None:
+    """Measure what each network preset costs on a scan: parameters, GFLOP, milliseconds."""
+    import dataclasses
+
+    from mdkt_ros.bench import PRESETS, measure, parse_preset, spinning_scan
+    from mdkt_ros.device import resolve_device
+    from mdkt_ros.output import atomic_output
+    from mdkt_ros.report import print_measurements
+    from mdkt_ros.scan import read_scan
+
+    cloud = None if scan is None else read_scan(scan)
+    with _progress("Measuring") as progress:
+        results = measure(
+            spinning_scan() if cloud is None else cloud.xyz(),
+            None if cloud is None else cloud.intensity(),
+            voxel_size=voxel_size,
+            presets=[parse_preset(text) for text in preset] if preset else PRESETS,
+            repeats=repeats,
+            device=str(resolve_device(device)),
+            progress=progress,
+        )
+    print_measurements(console, results)
+    if as_json is not None:
+        with atomic_output(as_json, force=True) as path:
+            path.write_text(json.dumps([dataclasses.asdict(row) for row in results], indent=1) + "\n", encoding="utf-8")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder to leave the drive, the table and the pictures in.")] = Path(
         "mdkt_demo"
@@ -236,7 +275,7 @@ def demo(
     )
 
 
-def _show_warning(message: Warning | str, *_where: object) -> None:
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
     errors.print(f"mdkt: warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.table import Table
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import scores
 from mdkt_ros.segment_summary import SegmentSummary
+
+if TYPE_CHECKING:
+    from mdkt_ros.bench import Measurement
 
 
 def print_summary(console: Console, summary: SegmentSummary) -> None:
@@ -80,6 +84,27 @@ def summary_json(summary: SegmentSummary) -> dict[str, Any]:
             for key in ("iou", "precision", "recall"):
                 entry[key] = _number(getattr(result, key)[class_id])
     return document
+
+
+def print_measurements(console: Console, results: Sequence[Measurement]) -> None:
+    """Print what `mdkt bench` measured, a row a preset."""
+    first = results[0]
+    title = f"{first.points:,} points, {first.voxels:,} voxels; milliseconds are medians, a scan"
+    table = Table(title=title, title_justify="left")
+    table.add_column("preset")
+    for column in (
+        "width",
+        "parameters",
+        "GFLOP",
+        "CPU ms, 1 thread",
+        "of it maps",
+        f"wall ms, {first.threads} threads",
+    ):
+        table.add_column(column, justify="right")
+    for row in results:
+        figures = (row.gflop, row.single_ms, row.maps_ms, row.wall_ms)
+        table.add_row(row.preset, f"{row.width:g}", f"{row.parameters:,}", *(f"{figure:.4g}" for figure in figures))
+    console.print(table)
 
 
 def print_description(console: Console, description: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
 from mdkt_ros.resources import weights_dir
+from mdkt_ros.sparse import fuse
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
 
 SHIPPED = "mdkt_synthetic_kitti.safetensors"
@@ -124,7 +125,9 @@ class Segmenter:
         """
         device = resolve_device(device)
         network, meta = load_checkpoint(weights_dir() / SHIPPED if path is None else path)
-        return cls(network, meta, device=device, intensity_scale=intensity_scale, axes=axes, max_points=max_points)
+        return cls(
+            fuse(network), meta, device=device, intensity_scale=intensity_scale, axes=axes, max_points=max_points
+        )
 
     def for_sensor(self, *, intensity_scale: float | None = None, axes: str | None = None) -> Segmenter:
         """A segmenter for another sensor on the same network and device, which are shared; None: as this one.

@@ -195,7 +195,8 @@ def test_a_loaded_checkpoint_labels_like_the_network_that_was_saved(segmenter: S
     assert loaded.labels == LABELS
     one, other = segmenter.segment(*scan()), loaded.segment(*scan())
     np.testing.assert_array_equal(one.class_id, other.class_id)
-    np.testing.assert_array_equal(one.probability, other.probability)
+    # Loading folds the batch norms into the kernels, which rounds otherwise.
+    np.testing.assert_allclose(one.probability, other.probability, atol=1e-5)
 
 
 def test_class_names_follow_the_checkpoint_not_the_usual_order(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_yaml_round_trip(tmp_path: Path):
         ("optim=3", r"optim is a section with the keys optim\.epochs"),
         ("optim.epochs", r"'optim\.epochs': an override is written key=value"),
         ("optim.lr=nan", r"optim\.lr = nan: must be finite"),
-        ("data.kind=kitti", r"data\.kind = 'kitti': must be one of semantickitti, scribblekitti, nuscenes, folder, synthetic"),
+        ("data.kind=kitti", r"data\.kind = 'kitti': must be one of semantickitti, .*synthetic"),
         ("data.percent=0", r"data\.percent = 0\.0: must be above 0 and at most 100"),
         ("model.minimum=[1,2]", r"model\.minimum = \[1\.0, 2\.0\]: must be three numbers"),
         ("model.maximum=[-60,0,0]", r"model\.maximum = .*: must be above minimum"),

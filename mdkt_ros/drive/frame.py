@@ -21,7 +21,7 @@ class View:
     """One camera's image of a frame.
 
     Attributes:
-        camera: model, intrinsics and `camera_from_lidar` at this frame (ego motion between the sensors' times included).
+        camera: intrinsics, and `camera_from_lidar` at this frame: with the ego motion between the sensors' times.
         stamp: time of the image, nanoseconds.
         load: reads the image, (H, W, 3) uint8 RGB; called when the image is needed, since most users never do.
         encoded: reads the image file's own bytes (JPEG or PNG), None where the image was never a file.
