@@ -19,7 +19,7 @@ from mdkt_ros.drive.synthetic import (
     SyntheticDrive,
     synthesize,
 )
-from mdkt_ros.drive.synthetic.camera_image import look
+from mdkt_ros.drive.synthetic.camera_image import look, pixel_rays
 from mdkt_ros.drive.synthetic.ground import split
 from mdkt_ros.drive.synthetic.kinds import Kind, raw_nuscenes, raw_semantickitti
 from mdkt_ros.drive.synthetic.lidar import HDL32E, HDL64E, beam_directions, scan
@@ -178,6 +178,24 @@ def test_points_fall_on_pixels_of_their_class(drive, frames):
         error = np.abs(depth - np.linalg.norm(in_world(frame)[seen][kept] - origin, axis=1))
         assert np.median(error) < 0.1
     assert np.concatenate(agreed).mean() > 0.95
+
+
+@pytest.mark.parametrize("form", ["semantickitti", "nuscenes"])
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_a_pixel_s_ray_projects_to_the_pixel(drive, nuscenes, form, reduction):
+    source = drive if form == "semantickitti" else nuscenes
+    frame = source[1]
+    rng = np.random.default_rng(0)
+    for view, mount in zip(frame.views, source.rig.cameras, strict=True):
+        world_from_camera = frame.world_from_lidar @ np.linalg.inv(view.camera.camera_from_lidar)
+        origin, direction = pixel_rays(mount, world_from_camera, reduction)
+        width = mount.width // reduction
+        chosen = rng.integers(0, len(direction), 500)
+        points = origin + direction[chosen].astype(np.float64) * rng.uniform(3, 60, (500, 1))
+        lidar_from_world = np.linalg.inv(frame.world_from_lidar)
+        pixels = view.camera.project(points @ lidar_from_world[:3, :3].T + lidar_from_world[:3, 3]).pixels
+        expected = np.stack([chosen % width, chosen // width], axis=1) * reduction + (reduction - 1) / 2
+        np.testing.assert_allclose(pixels, expected, atol=0.05)
 
 
 def test_an_image_shows_more_than_shape(drive, frames):
@@ -352,6 +370,7 @@ def test_another_seed_is_another_town(drive):
         ({"scans": 0}, "scans 0"),
         ({"seed": -1}, "seed -1"),
         ({"rate_hz": 0.0}, "rate_hz 0.0"),
+        ({"scans": 90_000, "rate_hz": 1.0}, "scans / rate_hz 90000.0"),
         ({"beams": 1}, "beams 1"),
         ({"speed": float("nan")}, "speed nan"),
         ({"format": "waymo"}, "semantickitti, nuscenes"),

@@ -71,6 +71,7 @@ class SyntheticDrive:
             ("scans", scans, 1, 100_000),
             ("rate_hz", rate, 0.01, 100),
             ("speed", speed, 0.5, 25),
+            ("scans / rate_hz", scans / rate if rate > 0 else np.nan, 0, 10_000),
             ("beams", 64 if beams is None else beams, 2, 256),
         ):
             if not low <= value <= high:

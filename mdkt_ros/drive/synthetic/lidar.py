@@ -54,7 +54,7 @@ HDL64E = Lidar(
 
 HDL32E = Lidar(
     tuple(float(e) for e in np.linspace(-30.67, 10.67, 32)),
-    1084, 1.84, 100.0, 0.018, 0.05, True, np.pi / 2 + 0.13, False, 1, True, (-2.6, 0.9, 0.78, 0.30),
+    1084, 1.84, 100.0, 0.018, 0.05, True, np.pi / 2 + 0.13, False, 1, True, (-1.4, 0.6, 0.42, 0.32),
 )  # fmt: skip
 """Velodyne HDL-32E as on nuScenes' vehicles."""
 

@@ -89,12 +89,12 @@ def conifer(rng: np.random.Generator) -> Mesh:
 def bush(rng: np.random.Generator) -> Mesh:
     """A bush about 0.9 to 2.5 m high."""
     radii = np.array([rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.6)])
-    count = int(150 * radii.prod() ** 0.67) + 60
+    count = int(210 * radii.prod() ** 0.67) + 60
     lumps = _shell(rng, 6) * radii * 0.5
     spots = lumps[rng.integers(6, size=count)] + _shell(rng, count) * radii * 0.6 + np.array([0, 0, radii[2] * 0.7])
     spots[:, 2] = np.abs(spots[:, 2])
     base = GREENS[int(rng.integers(len(GREENS)))]
-    core = ellipsoid((0, 0, radii[2] * 0.6), radii * 0.6, 6, 4)
+    core = ellipsoid((0, 0, radii[2] * 0.6), radii * 0.42, 6, 4)
     return concatenate(
         [
             surface(core, Material.LEAF, base * 0.5, Kind.VEGETATION),
@@ -107,21 +107,21 @@ def hedge(rng: np.random.Generator, length: float, height: float) -> Mesh:
     """A clipped hedge along x from 0 to `length`."""
     thick = rng.uniform(0.5, 0.8)
     base = GREENS[int(rng.integers(4))]
-    count = int(length * height * 60)
+    count = int(length * height * 75)
     side = rng.choice([-1.0, 1.0], count)
     on_top = rng.random(count) < thick / (thick + 2 * height)
     spots = np.column_stack(
         [
             rng.uniform(0, length, count),
-            np.where(on_top, rng.uniform(-0.5, 0.5, count) * thick, side * thick / 2),
+            np.where(on_top, rng.uniform(-0.5, 0.5, count) * thick, side * (thick / 2 - rng.exponential(0.06, count))),
             np.where(on_top, height, rng.uniform(0, 1, count) * height),
         ]
     )
-    core = box((length / 2, 0, height / 2 - 0.25), (length, thick - 0.1, height + 0.4))
+    core = box((length / 2, 0, height / 2 - 0.25), (length, thick - 0.3, height + 0.2))
     return concatenate(
         [
             surface(core, Material.LEAF, base * 0.55, Kind.VEGETATION),
-            surface(leaves(rng, spots, 0.12), Material.LEAF, _green(rng, count, base), Kind.VEGETATION),
+            surface(leaves(rng, spots, 0.17), Material.LEAF, _green(rng, count, base), Kind.VEGETATION),
         ]
     )
 

@@ -211,7 +211,7 @@ def lay_out(rng: np.random.Generator) -> Network:
     curved = float(rng.choice([0.0, 0.5, 0.9]))
     roads = tuple(_roads(rng, 0, 4, curved) + _roads(rng, 1, 4, curved))
     extent = max(abs(r.offset) for r in roads) + BORDER
-    weights = rng.dirichlet([2.0, 3.2, 1.6, 2.0, 0.6]) * 0.7 + 0.06
+    weights = rng.dirichlet([1.9, 3.2, 1.6, 2.8, 0.4]) * 0.7 + 0.06
     stretches: list[Stretch] = []
     for index in range(len(roads)):
         crossings = _crossings(roads, index)

@@ -96,7 +96,7 @@ def furnish(site: Site, rng: Rng, stretch: Stretch) -> None:
     lamp = site.stock.pick(rng, "lamp")
     for q in np.arange(start + rng.uniform(0, 12), end, lamp_gap):
         put(lamp, q, 0.35)
-    if rng.random() < 0.5 and wide > 1.8:
+    if rng.random() < 0.65 and wide > 1.8:
         for q in np.arange(start + 4, end - 4, rng.uniform(7, 13)):
             xy, _ = site.spot(stretch, q, 0.75)
             if site.paved(xy) > 0.4:

@@ -98,6 +98,10 @@ class Traffic:
             m._replace(instance=first_instance + 1 + i) for i, m in enumerate(_without_collisions(self, clear))
         )
 
+        # From when to when each is in town.
+        times = [(-np.inf, np.inf) if m.walks else (m.start, m.start + abs(m.q1 - m.q0) / m.speed) for m in self.movers]
+        self._span = np.array(times).reshape(-1, 2)
+
     def _pick(self, rng: np.random.Generator, kind: Kind) -> int:
         return int(rng.choice(self._by_kind[kind]))
 
@@ -171,7 +175,8 @@ class Traffic:
     def near(self, time: float, around: Points) -> list[tuple[Mover, Pose]]:
         """Movers within reach of a position (2,) and their poses."""
         found = []
-        for mover in self.movers:
+        for index in np.flatnonzero((self._span[:, 0] <= time) & (time <= self._span[:, 1])):
+            mover = self.movers[index]
             xy, yaw, q = self.pose(mover, time)
             if np.isfinite(q) and np.hypot(*(xy - around)) < REACH:
                 found.append((mover, Pose(xy, float(yaw), float((time - mover.start) * mover.speed))))
