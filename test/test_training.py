@@ -22,7 +22,7 @@ from mdkt_ros.checkpoint import load_checkpoint
 from mdkt_ros.errors import CheckpointError, ConfigError
 from mdkt_ros.network import build_network
 from mdkt_ros.segmenter import Segmenter
-from training.config import OptimConfig, load_config
+from training.config import OptimConfig, TrainConfig, load_config
 from training.data.dataset import StreamSampler, TrainingStream, make_batch
 from training.data.draw import LabelDraw
 from training.data.source import open_source
@@ -317,19 +317,24 @@ SHARED = ("optim.batch_size=4", "augment.mix=0.5", "data.percent=30", "seed=3")
 
 
 def gradients(config_overrides: list[str], path: str) -> None:
-    """Gradients of the first batch by the trainer's own step, as this process among those of its environment."""
+    """Write the gradients of the first batch, of this process among those of its environment."""
     torch.set_num_threads(1)
     config = load_config(None, config_overrides)
     with join_processes("cpu") as processes:
-        source = open_source(config.data)
-        draw = shared_draw(config, processes, source)
-        stream = TrainingStream(source, draw, config, make_grid(config))
-        learner = make_learner(config, processes, stream)
-        positions = next(iter(StreamSampler(4, 0, 1, processes.rank, processes.world)))
-        losses, _ = learner.losses(make_batch([stream[position] for position in positions]))
-        sum(losses.values()).backward()
+        found = first_gradients(config, processes)
         if processes.first:
-            torch.save({name: p.grad for name, p in learner.network.named_parameters()}, path)
+            torch.save(found, path)
+
+
+def first_gradients(config: TrainConfig, processes: Processes) -> dict[str, torch.Tensor]:
+    source = open_source(config.data)
+    draw = shared_draw(config, processes, source)
+    stream = TrainingStream(source, draw, config, make_grid(config))
+    learner = make_learner(config, processes, stream)
+    positions = next(iter(StreamSampler(4, 0, 1, processes.rank, processes.world)))
+    losses, _ = learner.losses(make_batch([stream[position] for position in positions]))
+    sum(losses.values()).backward()
+    return {name: p.grad.clone() for name, p in learner.network.named_parameters()}
 
 
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(data: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -76,7 +77,11 @@ def join_processes(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=4))
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+        # None leaves, and takes its end of the connections with it, while another still uses them.
+        dist.barrier()
     finally:
+        # What waits for the garbage collector (DistributedDataParallel is a cycle) must not outlive the connections.
+        gc.collect()
         dist.destroy_process_group()
 
 

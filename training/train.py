@@ -13,6 +13,7 @@ batch and do what one process does with all of it.
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import platform
 import re
@@ -123,12 +124,17 @@ def make_learner(config: TrainConfig, processes: Processes, stream: TrainingStre
     torch.manual_seed(config.seed)
     classes = len(stream.source.labels)
     network = make_network(config, classes).to(processes.device).train()
-    balance_inputs(network, stream.some_features())
+    if config.optim.balance_inputs:
+        balance_inputs(network, stream.some_features())
     shared: nn.Module = network
     if processes.world > 1:
         devices = [processes.device] if processes.device.type == "cuda" else None
-        # Statistics are of all processes already, so there is nothing to hand round before each step.
-        shared = DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        # Statistics are of all processes already, so there is nothing to hand round before each step. PyTorch 2.13
+        # renamed the argument that says so.
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        nothing: dict[str, Any] = {name: False}
+        shared = DistributedDataParallel(network, device_ids=devices, **nothing)
     weights = class_weights(config.loss.class_weights, stream.draw)
     dtype = half_precision(config.optim, processes.device)
     return Learner(
