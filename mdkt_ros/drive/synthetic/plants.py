@@ -56,14 +56,14 @@ def _trunk(rng: np.random.Generator, height: float, radius: float) -> tuple[Mesh
 
 def tree(rng: np.random.Generator) -> Mesh:
     """A broad-leaved tree, its foot at the origin: a trunk of kind TRUNK, branches and leaves of kind VEGETATION."""
-    bole = rng.uniform(1.1, 2.5)
+    bole = rng.uniform(0.8, 2.3)
     radius = rng.uniform(0.10, 0.28)
     trunk, top = _trunk(rng, bole, radius)
     crown = np.array([rng.uniform(1.3, 2.8), rng.uniform(1.3, 2.8), rng.uniform(1.6, 3.4)])
     middle = top + np.array([0, 0, crown[2] * 0.72])
     clumps = _shell(rng, int(rng.integers(9, 15))) * crown * 0.75 + middle
     branches = [tube(top - [0, 0, 0.2], c, radius * 0.4, 0.02, sides=4) for c in clumps]
-    count = int(210 * crown[0] * crown[1])
+    count = int(190 * crown[0] * crown[1])
     owner = rng.integers(len(clumps), size=count)
     spots = clumps[owner] + _shell(rng, count) * crown.mean() * rng.uniform(0.35, 0.55, len(clumps))[owner, None]
     spots[:, 2] = np.maximum(spots[:, 2], bole * 0.75)
@@ -89,7 +89,7 @@ def conifer(rng: np.random.Generator) -> Mesh:
 def bush(rng: np.random.Generator) -> Mesh:
     """A bush about 0.9 to 2.5 m high."""
     radii = np.array([rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.5), rng.uniform(0.6, 1.6)])
-    count = int(210 * radii.prod() ** 0.67) + 60
+    count = int(170 * radii.prod() ** 0.67) + 60
     lumps = _shell(rng, 6) * radii * 0.5
     spots = lumps[rng.integers(6, size=count)] + _shell(rng, count) * radii * 0.6 + np.array([0, 0, radii[2] * 0.7])
     spots[:, 2] = np.abs(spots[:, 2])

@@ -22,7 +22,7 @@ _PLANTS: tuple[Literal["tree", "bush", "tuft"], ...] = ("tree", "bush", "tuft")
 def plant(site: Site, rng: Rng, sort: Literal["tree", "bush", "tuft"], xy: np.ndarray, margin: float = 0.3) -> None:
     """Plant something, unless a building stands there."""
     mesh = site.stock.pick(rng, sort)
-    scale, yaw = float(rng.uniform(0.75, 1.3)), float(rng.uniform(0, 2 * np.pi))
+    scale, yaw = float(rng.uniform(0.8, 1.6 if sort == "bush" else 1.3)), float(rng.uniform(0, 2 * np.pi))
     if site.free(xy, margin):
         site.add(mesh.placed((0, 0, 0), 0, scale), xy, yaw)
 
@@ -62,7 +62,7 @@ def _boundary(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float, choi
 
 def _garden(site: Site, rng: Rng, stretch: Stretch, q0: float, q1: float, depth: float) -> None:
     inner = site.network.sidewalk + 1.0
-    for _ in range(int((q1 - q0) * depth / 5)):
+    for _ in range(int((q1 - q0) * depth / 6.5)):
         xy, _ = site.spot(stretch, rng.uniform(q0, q1), inner + rng.uniform(0, depth))
         sort = _PLANTS[int(rng.choice(3, p=[0.16, 0.74, 0.1]))]
         if site.paved(xy) > site.network.sidewalk + (1.2 if sort == "tree" else 0.7):
@@ -92,7 +92,7 @@ def _terrace(site: Site, rng: Rng, stretch: Stretch) -> None:
 
 def _detached(site: Site, rng: Rng, stretch: Stretch) -> None:
     q, end = _span(site, stretch)
-    setback = float(rng.uniform(3, 7))
+    setback = float(rng.uniform(2.5, 5.5))
     while q < end - 12:
         plot = float(rng.uniform(15, 21))
         width, depth = float(rng.uniform(8, 11)), float(rng.uniform(8, 11))

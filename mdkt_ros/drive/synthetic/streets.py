@@ -54,7 +54,7 @@ def park_vehicles(site: Site, rng: Rng, stretch: Stretch) -> None:
     start, end = stretch.q0 + stretch.margin0 + 10, stretch.q1 - stretch.margin1 - 10
     along = stretch.parking < 3
     pitch = 6.2 if along else 2.6
-    busy = rng.uniform(0.45, 0.95)
+    busy = rng.uniform(0.25, 0.85)
     road = site.network.roads[stretch.road]
     q = start + pitch / 2
     center = stretch.side * (road.half_width + stretch.parking / 2)
