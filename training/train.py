@@ -220,6 +220,19 @@ def prepare_out(config: TrainConfig, processes: Processes) -> RunState | None:
     return None
 
 
+def make_loader(stream: TrainingStream, start: int, steps: int, processes: Processes) -> DataLoader[Any]:
+    """This process's share of the batches from step `start` to the last."""
+    config = stream.config
+    sampler = StreamSampler(config.optim.batch_size, start, steps, processes.rank, processes.world)
+    return DataLoader(
+        stream,
+        batch_sampler=sampler,
+        collate_fn=make_batch,
+        num_workers=config.workers,
+        worker_init_fn=leave_signals_to_parent,
+    )
+
+
 def train(config: TrainConfig, processes: Processes) -> Path:
     """Train as configured. Returns the vehicle's checkpoint.
 
@@ -256,13 +269,7 @@ def train(config: TrainConfig, processes: Processes) -> Path:
             f"{scans} scans, {budget['labels']:,} of {budget['points']:,} points labelled "
             f"({budget['labels_percent_of_points']:.3g} %), {steps} steps, {facts['machine']}"
         )
-    loader = DataLoader(
-        stream,
-        batch_sampler=StreamSampler(batch_size, start, steps, processes.rank, processes.world),
-        collate_fn=make_batch,
-        num_workers=config.workers,
-        worker_init_fn=leave_signals_to_parent,
-    )
+    loader = make_loader(stream, start, steps, processes)
     path, began = Path(config.out) / "state.safetensors", time.monotonic() - seconds
 
     def save(step: int) -> None:
