@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader
 from mdkt_ros.errors import ConfigError, MdktError, OutputError
 from mdkt_ros.metrics import confusion_matrix, scores
 from mdkt_ros.output import atomic_output
+from mdkt_ros.sparse import block_threads
 from training.average import WeightAverage
 from training.config import TrainConfig, load_config, to_yaml
 from training.data.dataset import Batch, StreamSampler, TrainingStream, make_batch
@@ -293,7 +294,8 @@ def train(config: TrainConfig, processes: Processes) -> Path:
     log = RunLog(path.parent, columns, start, steps, quiet=not processes.first)
     with log, stop_requests() as signals:
         for step, batch in enumerate(loader, start):
-            values = learner.step(batch.to(processes.device), step, steps)
+            with block_threads():
+                values = learner.step(batch.to(processes.device), step, steps)
             done = step + 1
             epoch_ends = done * batch_size // scans > step * batch_size // scans
             values |= {"epoch": done * batch_size / scans, "miou": learner.miou() if epoch_ends else None}
