@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 NAME = "mdkt_ros"
-ROOT = Path(__file__).parent
+# Resolved, because `colcon build --symlink-install` runs a link to this file from a folder that lacks most others.
+ROOT = Path(__file__).resolve().parent
 
 
 def tree(folder: str) -> list[tuple[str, list[str]]]:
@@ -37,7 +38,7 @@ setup(
     package_dir={f"{NAME}.config": "config"},
     package_data={
         NAME: ["py.typed", "weights/*", "render/*.html", "render/*.js", "render/*.css", "drive/messages/*"],
-        f"{NAME}.config": ["**/*"],
+        f"{NAME}.config": ["*", "*/*"],  # not "**/*", which Humble's setuptools (59) reads as "*/*"
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
