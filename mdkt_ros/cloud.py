@@ -69,6 +69,7 @@ class Cloud:
         height, width: 2-D structure of an organised cloud; height is 1 for an unorganised one.
         is_dense: the sender promises that no point is NaN or infinite.
         layout: the bytes of the message, None for a cloud that never was one.
+        source: the file that it was read from, for messages; empty where whoever has the cloud knows better.
     """
 
     columns: dict[str, npt.NDArray[Any]]
@@ -76,9 +77,14 @@ class Cloud:
     width: int
     is_dense: bool
     layout: Layout | None = None
+    source: str = ""
 
     def __len__(self) -> int:
         return self.height * self.width
+
+    @property
+    def _named(self) -> str:
+        return f"{self.source}: " if self.source else ""
 
     def find(self, *names: str) -> str | None:
         """Name of the first column called one of `names`; exact spelling goes before other upper/lower case."""
@@ -94,7 +100,9 @@ class Cloud:
         for name in ("x", "y", "z"):
             column = self.find(name)
             if column is None:
-                raise CloudError(f"point cloud has no field {name!r}; fields present: {list_names(self.columns)}")
+                raise CloudError(
+                    f"{self._named}point cloud has no field {name!r}; fields present: {list_names(self.columns)}"
+                )
             found.append(self._scalar(column))
         return found
 
@@ -102,7 +110,7 @@ class Cloud:
         values = self.columns[name]
         if values.ndim != 1:
             raise CloudError(
-                f"point cloud field {name!r} holds {values.shape[1]} values a point, where one is expected"
+                f"{self._named}point cloud field {name!r} holds {values.shape[1]} values a point, where one is expected"
             )
         return values
 
@@ -143,7 +151,8 @@ class Cloud:
             values = np.where(np.isnan(values), 0, values)
         if values.size and not (values.min() >= 0 and values.max() <= 65535):
             raise CloudError(
-                f"point cloud field {name!r} reaches from {values.min()} to {values.max()}: not a beam index"
+                f"{self._named}point cloud field {name!r} reaches from {values.min()} to {values.max()}: "
+                "not a beam index"
             )
         return values.astype(np.uint16)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdkt_ros.cloud import Cloud, cloud_from_columns, pack_rgb
+from mdkt_ros.cloud import Cloud, pack_rgb
 from mdkt_ros.errors import CloudError, LabelError
 from mdkt_ros.pcd import read_pcd, write_pcd
 
@@ -39,7 +39,8 @@ def _read_bin(path: Path, columns: int) -> Cloud:
             f"{whole} points are {whole * size} bytes; truncated?{hint}"
         )
     values = data.view("<f4").reshape(-1, columns)
-    return cloud_from_columns({name: values[:, i] for i, name in enumerate(_BIN_COLUMNS[columns])}, is_dense=False)
+    named = {name: values[:, i] for i, name in enumerate(_BIN_COLUMNS[columns])}
+    return Cloud(named, 1, len(values), is_dense=False, source=str(path))
 
 
 def read_scan(path: str | os.PathLike[str], *, columns: int | None = None) -> Cloud:
@@ -66,7 +67,7 @@ def read_scan(path: str | os.PathLike[str], *, columns: int | None = None) -> Cl
         if path.exists() and not path.is_file():
             raise CloudError(f"{path}: not a file")
         values, height, width = read_pcd(path)
-        return Cloud(values, height, width, is_dense=False)
+        return Cloud(values, height, width, is_dense=False, source=str(path))
     raise CloudError(f"{path}: not a scan file; known are .bin (KITTI), .pcd.bin (nuScenes) and .pcd")
 
 

@@ -429,3 +429,12 @@ def test_real_scans_and_labels(real_data):
         assert scan.intensity().max() <= 255
         name = path.name.replace(".pcd.bin", "_lidarseg.bin")
         assert len(read_labels(path.with_name(name), len(scan), np.uint8)) == len(scan)
+
+
+def test_what_a_scan_lacks_names_its_file(tmp_path):
+    write_pcd(tmp_path / "a.pcd", {"u": np.zeros(3, np.float32)})
+    with pytest.raises(CloudError, match=r"a\.pcd: point cloud has no field 'x'; fields present: u"):
+        read_scan(tmp_path / "a.pcd").xyz()
+    np.full((3, 5), -1, "<f4").tofile(tmp_path / "b.pcd.bin")
+    with pytest.raises(CloudError, match=r"b\.pcd\.bin: point cloud field 'ring' reaches from -1.0 to -1.0"):
+        read_scan(tmp_path / "b.pcd.bin").ring()
