@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.folder import ScanFolder
+from mdkt_ros.drive.foreign_predictions import SPACE_FILE, folder_name, own_classes, write_foreign
 from mdkt_ros.drive.frame import Drive
 from mdkt_ros.drive.kitti_object import KittiObject
 from mdkt_ros.drive.nuscenes import NuScenes
 from mdkt_ros.drive.predictions import PredictionSink, prediction_writer
 from mdkt_ros.drive.semantickitti import SemanticKitti
-from mdkt_ros.errors import CloudError, DriveError, LabelError, OutputError
+from mdkt_ros.errors import CloudError, DriveError, OutputError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output, refuse_existing
 from mdkt_ros.scan import read_scan, write_scan
@@ -73,27 +74,36 @@ def segment_folder(
 ) -> SegmentSummary:
     """Label a data set: `out` gets the same layout, its files hard links to the input's, and the predictions.
 
+    They are in the form of the data set's benchmark where the checkpoint predicts its classes, else as
+    `mdkt_ros.drive.foreign_predictions` says.
+
     Raises:
         DriveError: not a data set, or not one readable scan. OutputError: `out` exists, or cannot be written.
-        LabelError: the data set's files cannot hold the checkpoint's classes.
     """
     drive = open_drive(source)
     labels = segmenter.labels
-    _check_classes(source, drive, labels)
     tally = Tally(labels, drive.labels)
+    own = own_classes(drive)
+    foreign = own.names != labels.names
+    if foreign:
+        tally.note(
+            f"the data set's own label files hold {own.name} classes, so the predictions are in "
+            f"{folder_name(labels)}/ as .label files of raw ids, which {SPACE_FILE} beside them names"
+        )
     adapter = SensorAdapter(segmenter, drive.axes, _stated_scale(drive), intensity_scale)
     total = len(drive) if limit is None else min(limit, len(drive))
     with atomic_output(out, force=force) as temporary:
         _link_tree(source, temporary)
         predictions = temporary / ".predictions"
-        with _predictions(predictions, drive, labels) as write:
+        writer = _foreign_predictions(predictions, source, drive, labels) if foreign else None
+        with writer or _predictions(predictions, drive, labels) as write:
             for index in range(total):
                 _segment_frame(drive, index, adapter, tally, write)
                 if progress is not None:
                     progress(index + 1, total)
         if not tally.frames:
             raise DriveError(f"{source}: not one of {total} scans can be read: {tally.reasons}")
-        start, place = _place(source, drive)
+        start, place = (Path(), Path()) if foreign else _place(source, drive)
         _merge(predictions / start, temporary / place)
         shutil.rmtree(predictions)
     return tally.summary(source, out)
@@ -122,19 +132,11 @@ def _stated_scale(drive: Drive) -> float | None:
     return drive.intensity_scale
 
 
-def _check_classes(source: Path, drive: Drive, labels: LabelSpace) -> None:
-    """A data set's label files hold the data set's own ids; another space's would be read as something else."""
-    if isinstance(drive, ScanFolder):
-        if drive.kind.suffix == ".pcd":
-            return
-        expected = drive.kind.label_space
-    else:
-        expected = "nuscenes" if isinstance(drive, NuScenes) else "semantickitti"
-    if (drive.labels or LabelSpace.load(expected)).names != labels.names:
-        raise LabelError(
-            f"{source}: its label files hold {expected} classes, the checkpoint predicts {labels.name} "
-            f"({len(labels)} classes); use a checkpoint of these classes, or label a bag (mdkt convert) or single scans"
-        )
+@contextmanager
+def _foreign_predictions(folder: Path, source: Path, drive: Drive, labels: LabelSpace) -> Iterator[PredictionSink]:
+    assert isinstance(drive, SemanticKitti | NuScenes | KittiObject | ScanFolder)
+    root = folder / drive.root.relative_to(source)
+    yield lambda index, class_id: write_foreign(root, drive, index, class_id, labels)
 
 
 @contextmanager

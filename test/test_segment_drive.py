@@ -27,7 +27,7 @@ from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.bag import BagDrive
 from mdkt_ros.drive.convert import convert
 from mdkt_ros.drive.rosmsg import Messages, typestore
-from mdkt_ros.errors import ConfigError, DriveError, LabelError, OutputError
+from mdkt_ros.errors import ConfigError, DriveError, OutputError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import confusion_matrix
 from mdkt_ros.network import build_network
@@ -498,16 +498,12 @@ def test_copies_where_links_cannot_be(tmp_path, monkeypatch):
     assert len(list((tmp_path / "out").rglob("predictions/*"))) == 1
 
 
-def test_a_plain_folder_and_the_wrong_classes(tmp_path):
+def test_a_plain_folder(tmp_path):
     nuscenes = LabelSpace.load("nuscenes")
     values = np.random.default_rng(0).normal(0, 10, (30, 5)).astype("<f4")
     values[:, 4] = np.arange(30)
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "00.pcd.bin").write_bytes(values.tobytes())
-    with pytest.raises(
-        LabelError, match=r"scans: its label files hold nuscenes classes, the checkpoint predicts semantickitti"
-    ):
-        segment_path(tmp_path / "scans", tmp_path / "out", Echo())
     segment_path(tmp_path / "scans", tmp_path / "out", Echo(labels=nuscenes, axes="y_forward"))
     raw = np.fromfile(tmp_path / "out" / "predictions" / "00_lidarseg.bin", np.uint8)
     assert np.array_equal(nuscenes.from_raw(raw, ""), (values[:, 0] > 0).astype(np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mdkt_ros.drive import bag_topics, open_drive
 from mdkt_ros.drive.bag import BagDrive
 from mdkt_ros.drive.bag_file import BagFile
 from mdkt_ros.drive.folder import ScanFolder
+from mdkt_ros.drive.foreign_predictions import find_foreign, is_foreign
 from mdkt_ros.drive.frame import Drive, Frame
 from mdkt_ros.drive.kitti_object import KittiObject
 from mdkt_ros.drive.nuscenes import NuScenes
@@ -161,15 +163,22 @@ def _of_files(drive: Drive, predictions: Path | None, labels: LabelSpace | None)
             )
     default = "nuscenes" if drive.axes == "y_forward" else "semantickitti"
     space = labels or drive.labels or LabelSpace.load(default)
+    submission = isinstance(drive, NuScenes)
+    find: Callable[[int], Path | None] = functools.partial(_prediction_file, drive, root=predictions)
+    labelled = any(find(i) is not None for i in range(len(drive)))
+    if not labelled or (predictions is not None and is_foreign(predictions)):
+        assert isinstance(drive, SemanticKitti | NuScenes | KittiObject | ScanFolder)
+        foreign = find_foreign(drive, predictions)
+        if foreign is not None:
+            space, find, submission = labels or foreign.labels, foreign.file, False
+            labelled = any(find(i) is not None for i in range(len(drive)))
 
     def predict(index: int, frame: Frame) -> Prediction | None:
-        path = _prediction_file(drive, index, predictions)
+        path = find(index)
         if path is None:
             return None
-        submission = isinstance(drive, NuScenes)
         return Prediction(_read_prediction(path, len(frame.points), space, submission=submission), None)
 
-    labelled = any(_prediction_file(drive, i, predictions) is not None for i in range(len(drive)))
     if predictions is not None and not labelled:
         raise LabelError(f"{predictions}: holds no prediction of a scan of {drive.name}")
     return Source(drive, space, predict, _facts(drive, space, labelled=labelled))
