@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -40,22 +41,40 @@ def make_towns(config: DataConfig, *, workers: int | None = None) -> None:
     settings = {"scans": config.town_scans, "rate_hz": config.town_rate, "images": config.town_images}
     (root / "sequences").mkdir(parents=True, exist_ok=True)
     made = root / "towns.json"
-    if made.is_file() and (there := json.loads(made.read_text(encoding="utf-8"))) != settings:
+    if made.is_file() and (there := _read(made)) != settings:
         raise DriveError(f"{made}: the towns there were made with {there}, not {settings}; take another data.root")
     with atomic_output(made, force=True) as temporary:
         temporary.write_text(json.dumps(settings), encoding="utf-8")
     missing = [name for name in town_sequences(config) if not (root / "sequences" / name).is_dir()]
     if not missing:
         return
+    with Progress(console=console) as bar:
+        making = _make_all(root, missing, config, min(workers or os.cpu_count() or 1, len(missing)))
+        for _ in bar.track(making, total=len(missing), description="Building towns"):
+            pass
+
+
+def _read(made: Path) -> object:
+    try:
+        return json.loads(made.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DriveError(f"{made}: does not say how the towns beside it were made ({error}); remove them all") from None
+
+
+def _make_all(root: Path, names: list[str], config: DataConfig, workers: int) -> Iterator[None]:
+    """Yield whenever a town is done."""
+    if workers == 1:
+        for name in names:
+            _make(root, name, config)
+            yield
+        return
     # Fresh processes: torch's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn"))
-    with pool, Progress(console=console) as bar:
-        jobs = [pool.submit(_make, root, name, config) for name in missing]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(_make, root, name, config) for name in names]
         try:
-            for _ in bar.track(as_completed(jobs), total=len(jobs), description="Building towns"):
-                pass
-            for job in jobs:
+            for job in as_completed(jobs):
                 job.result()
+                yield
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
