@@ -6,6 +6,8 @@ Imports are late so that `mdkt --help` answers at once.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,8 +17,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from mdkt_ros.errors import MdktError
+from mdkt_ros.errors import MdktError, OutputError
 
 app = typer.Typer(
     name="mdkt",
@@ -68,7 +71,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -77,6 +80,16 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _name(path: Path) -> str:
+    """The path's last part, of `.` and `..` too."""
+    return os.path.basename(os.path.abspath(path)) or str(path)
+
+
+def _print_written(out: Path, more: str = "") -> None:
+    # Whole and as it is: one copies it from here.
+    console.print(Text.assemble("Written: ", (str(out), "bold"), more), soft_wrap=True)
 
 
 @app.command()
@@ -99,7 +112,7 @@ def segment(
     from mdkt_ros.segmenter import Segmenter
 
     segmenter = Segmenter.load(checkpoint, device=device)
-    with _progress(f"Labelling {source.name}") as progress:
+    with _progress(f"Labelling {_name(source)}") as progress:
         summary = segment_path(
             source,
             out,
@@ -111,7 +124,7 @@ def segment(
             progress=progress,
         )
     print_summary(console, summary)
-    console.print(f"Written: [bold]{out}[/bold]")
+    _print_written(out)
 
 
 @app.command()
@@ -132,11 +145,15 @@ def convert(
     """Write a data set as a rosbag2 that `ros2 bag play` replays: clouds, images, camera_info, tf, odometry."""
     from mdkt_ros.drive import open_drive
     from mdkt_ros.drive.convert import convert as convert_drive
+    from mdkt_ros.output import refuse_existing, refuse_input
+    from mdkt_ros.report import counted
 
+    refuse_input(out, root)
+    refuse_existing(out, force)
     drive = open_drive(root, kind=None if kind == "auto" else kind, sequence=sequence)
-    with _progress(f"Converting {root.name}") as progress:
+    with _progress(f"Converting {_name(root)}") as progress:
         convert_drive(drive, out, storage=storage, distro=distro, force=force, progress=progress)
-    console.print(f"Written: [bold]{out}[/bold] ({len(drive)} scans; play it with `ros2 bag play {out}`)")
+    _print_written(out, f" ({counted(len(drive), 'scan')}; play it with `ros2 bag play {shlex.quote(str(out))}`)")
 
 
 @app.command()
@@ -172,7 +189,7 @@ def synthesize(
             progress=progress,
             **options,
         )
-    console.print(f"Written: [bold]{out}[/bold]")
+    _print_written(out)
 
 
 @app.command()
@@ -187,11 +204,15 @@ def view(
     force: Force = False,
 ) -> None:
     """Write a page that shows a drive: the cloud in 3D by class, images with labels on them, a table by class."""
+    from mdkt_ros.output import refuse_existing
     from mdkt_ros.render.page import page_for_path
 
-    with _progress(f"Drawing {source.name}") as progress:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise OutputError(f"{out}: the page is written as .html")
+    refuse_existing(out, force)
+    with _progress(f"Drawing {_name(source)}") as progress:
         page_for_path(source, out, predictions=predictions, topic=topic, limit=limit, force=force, progress=progress)
-    console.print(f"Written: [bold]{out}[/bold] ({out.stat().st_size / 1e6:.1f} MB)")
+    _print_written(out, f" ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command()

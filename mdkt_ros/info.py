@@ -21,7 +21,8 @@ from mdkt_ros.errors import CloudError, DriveError
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.scan import read_scan
 
-CHECKPOINT_SUFFIX = ".safetensors"
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+"""The last three are never loaded, but what says so is the reader of checkpoints."""
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def describe(path: Path | str) -> dict[str, Any]:
         DriveError: nothing that is recognised. CheckpointError, CloudError, LabelError: the file cannot be read.
     """
     path = Path(path)
-    if path.suffix == CHECKPOINT_SUFFIX:
+    if path.suffix in CHECKPOINT_SUFFIXES:
         return _checkpoint(path)
     kind = drive_kind(path)
     if kind == "bag":

@@ -18,12 +18,28 @@ def refuse_existing(path: Path, force: bool) -> None:
         if path.exists() and not force:
             raise OutputError(f"{path}: exists already; give another name, or --force to replace it")
         if not path.parent.is_dir():
+            if path.parent.exists():
+                raise OutputError(f"{path}: {path.parent} is a file, not a folder")
             raise OutputError(f"{path}: the folder {path.parent} does not exist")
         # What --force would sweep away here is never a result.
-        if path.name in ("", "..") or (path.is_dir() and Path.cwd().is_relative_to(path.resolve())):
-            raise OutputError(f"{path}: is the current folder or holds it, and is not replaced; give another name")
+        if path.name in ("", "..") or path.is_dir():
+            real = Path(os.path.realpath(path))
+            if path.name in ("", "..") or Path.cwd().is_relative_to(real):
+                raise OutputError(f"{path}: is the current folder or holds it, and is not replaced; give another name")
+            if Path(os.path.realpath(os.path.expanduser("~"))).is_relative_to(real):
+                raise OutputError(f"{path}: is your home folder or holds it, and is not replaced; give another name")
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}") from error
+
+
+def refuse_input(path: Path, source: Path) -> None:
+    """Raise OutputError when a result at `path` would replace its input `source`, or a folder that holds it."""
+    # Not Path.resolve(), which raises RuntimeError where links go round in a circle.
+    target, read = Path(os.path.realpath(path)), Path(os.path.realpath(source))
+    if target == read:
+        raise OutputError(f"{path}: is the input; give another place")
+    if target in read.parents and path.exists():
+        raise OutputError(f"{path}: holds the input {source}, and is not replaced; give another place")
 
 
 def _remove(path: Path) -> None:

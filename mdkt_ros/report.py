@@ -22,15 +22,21 @@ def print_summary(console: Console, summary: SegmentSummary) -> None:
     console.print(class_table(summary))
     console.print(_stage_table(summary))
     for reason, count in summary.skipped.items():
-        console.print(f"skipped {count} scans: {reason}", style="yellow", markup=False)
+        text = f"skipped {counted(count, 'scan')}: {reason}"
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for note in summary.notes:
-        console.print(note, style="yellow", markup=False)
+        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def counted(count: int, what: str) -> str:
+    """`1 scan`, `2 scans`, `1,000 scans`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def class_table(summary: SegmentSummary) -> Table:
     """Points by predicted class and, where there is truth, IoU, precision and recall."""
     labels, total = summary.labels, max(summary.points, 1)
-    title = f"{summary.frames} scans, {summary.points:,} points"
+    title = f"{counted(summary.frames, 'scan')}, {counted(summary.points, 'point')}"
     table = Table(title=title, title_justify="left")
     table.add_column("class")
     table.add_column("points", justify="right")

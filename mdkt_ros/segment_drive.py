@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from mdkt_ros.drive import drive_kind
 from mdkt_ros.errors import ConfigError, OutputError
-from mdkt_ros.output import refuse_existing
+from mdkt_ros.output import refuse_existing, refuse_input
 from mdkt_ros.segment_bag import segment_bag
 from mdkt_ros.segment_folder import segment_file, segment_folder
 from mdkt_ros.segment_summary import PointLabeller, SegmentSummary
@@ -32,7 +33,8 @@ def segment_path(
     - A data set folder becomes a folder of the same layout with predictions in the benchmark's format.
     - A scan (.bin, .pcd.bin, .pcd) becomes a .pcd with the labels as fields, or a .label file.
 
-    Points are turned to the axes that the checkpoint was trained on. Scans that cannot be read are counted, not fatal.
+    Points are turned to the axes that the checkpoint was trained on: from the drive's, unless the user gave others to
+    the segmenter. Scans that cannot be read are counted, not fatal.
 
     Args:
         source: what to label.
@@ -47,7 +49,7 @@ def segment_path(
 
     Raises:
         DriveError: not a recorded drive, damaged, or without one readable scan. LabelError, CloudError: a file of it.
-        OutputError: `out` exists and `force` is false, is (in) the input, or cannot be written.
+        OutputError: `out` exists and `force` is false, is, lies in or holds the input, or cannot be written.
     """
     source, out = Path(source), Path(out)
     kind = drive_kind(source)
@@ -55,8 +57,9 @@ def segment_path(
         raise ConfigError(f"limit: {limit} is not at least 1")
     if intensity_scale is not None and not 0 < intensity_scale < float("inf"):
         raise ConfigError(f"intensity_scale: {intensity_scale} is not a positive number")
-    if source.resolve() in (out.resolve(), *out.resolve().parents):
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise OutputError(f"{out}: is the input or lies in it; give another place")
+    refuse_input(out, source)
     refuse_existing(out, force)
     if kind == "bag":
         return segment_bag(

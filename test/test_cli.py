@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -106,3 +107,34 @@ def test_ctrl_c_is_1_and_leaves_nothing(monkeypatch, capsys, tmp_path, scan, che
     monkeypatch.setattr(mdkt_ros.segment_drive, "segment_path", interrupted)
     assert run(monkeypatch, "segment", scan, tmp_path / "out.pcd", "--checkpoint", checkpoint) in (1, 130)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_names_are_printed_whole_and_as_they_are(monkeypatch, capsys, tmp_path, scan, checkpoint):
+    folder = tmp_path / ("a name of many words " * 5)
+    folder.mkdir()
+    out = folder / "out [red]\u00fc.pcd"
+    assert run(monkeypatch, "segment", scan, out, "--checkpoint", checkpoint) == 0
+    printed = capsys.readouterr().out
+    assert f"Written: {out}\n" in printed
+    assert "1 scan, 500 points" in printed
+    bag = folder / "bag [red]"
+    assert run(monkeypatch, "convert", "auto", scan.parent, bag) == 0
+    assert f"Written: {bag} (1 scan; play it with `ros2 bag play '{bag}'`)\n" in capsys.readouterr().out
+
+
+def test_outputs_that_force_must_not_replace(monkeypatch, capsys, scan, checkpoint):
+    for arguments in (
+        ("convert", "auto", scan.parent, scan.parent),
+        ("convert", "auto", scan.parent, scan.parent.parent),
+        ("segment", scan.parent, scan.parent.parent, "--checkpoint", checkpoint),
+        ("view", scan.parent, scan.parent),
+    ):
+        assert run(monkeypatch, *arguments, "--force") == 1
+        assert re.match(r"mdkt: .*(the input|written as \.html)", capsys.readouterr().err)
+        assert scan.is_file()
+
+
+def test_info_says_that_a_pickled_checkpoint_is_one(monkeypatch, capsys, tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"\x80\x04K\x01.")
+    assert run(monkeypatch, "info", tmp_path / "model.pth") == 1
+    assert "pickle" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mdkt_ros.errors import CloudError, OutputError
-from mdkt_ros.output import atomic_output, refuse_existing
+from mdkt_ros.output import atomic_output, refuse_existing, refuse_input
 
 
 def names(folder: Path) -> list[str]:
@@ -202,3 +202,36 @@ def test_force_never_replaces_the_current_folder_or_one_above(tmp_path, monkeypa
         pytest.fail("the block ran")
     with pytest.raises(OutputError, match="is not replaced"), atomic_output(tmp_path, force=True):
         pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize("name", ["home", "."])
+def test_force_never_replaces_the_home_folder(tmp_path, monkeypatch, name):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with (
+        pytest.raises(OutputError, match="is your home folder or holds it"),
+        atomic_output(tmp_path / name, force=True),
+    ):
+        pass
+    assert names(tmp_path) == ["home"]
+
+
+def test_a_result_never_replaces_its_input_or_what_holds_it(tmp_path):
+    source = tmp_path / "all" / "drive"
+    source.mkdir(parents=True)
+    (tmp_path / "link").symlink_to("all")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (source, tmp_path / "link" / "drive", tmp_path / "all" / ".." / "all" / "drive"):
+        with pytest.raises(OutputError, match="is the input; give another place"):
+            refuse_input(path, source)
+    for path in (tmp_path / "all", tmp_path / "link", tmp_path):
+        with pytest.raises(OutputError, match=rf"{path.name}: holds the input {source}, and is not replaced"):
+            refuse_input(path, source)
+    refuse_input(tmp_path / "loop", source)
+    refuse_input(tmp_path / "out", source)
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(OutputError, match=r"a\.txt/out: .*a\.txt is a file, not a folder"):
+        refuse_existing(tmp_path / "a.txt" / "out", force=False)
