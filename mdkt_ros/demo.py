@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from mdkt_ros.output import atomic_output
-from mdkt_ros.segmenter import Segmenter
+from mdkt_ros.segment_summary import PointLabeller, for_drive
+from mdkt_ros.segmenter import SHIPPED, Segmenter
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -63,7 +64,14 @@ def run_demo(
             summary = segment_path(folder / "drive", folder / "labelled", segmenter, progress=done)
         lap("segment")
         with progress("Drawing") as done:
-            page_for_path(folder / "labelled", folder / "report.html", limit=10, progress=done)
+            page_for_path(
+                folder / "labelled",
+                folder / "report.html",
+                summary=summary,
+                title=f"A drive through town {seed}",
+                facts=[("Checkpoint", checkpoint.name if checkpoint else SHIPPED)],
+                progress=done,
+            )
             draw_pictures(folder, segmenter)
         lap("draw")
         document = {"seed": seed, **summary_json(summary), "seconds": seconds}
@@ -73,22 +81,28 @@ def run_demo(
     console.print(f"Labelled drive: [bold]{out / 'labelled'}[/bold]   Page: [bold]{out / 'report.html'}[/bold]")
 
 
-def draw_pictures(folder: Path, segmenter: Segmenter) -> None:
+def draw_pictures(folder: Path, segmenter: PointLabeller) -> None:
     """Truth against prediction from above, labels on the image and a view of the cloud, of the drive's middle scan."""
     from mdkt_ros.drive import open_drive
-    from mdkt_ros.render.birdseye import comparison
+    from mdkt_ros.render.birdseye import birdseye, comparison
     from mdkt_ros.render.overlay import overlay
     from mdkt_ros.render.perspective import perspective
 
     drive = open_drive(folder / "town")
     frame = drive[len(drive) // 2]
-    predicted = segmenter.segment(frame.points, frame.intensity).class_id
+    segmenter = for_drive(segmenter, drive.axes, drive.intensity_scale)
+    predicted, labels = segmenter.segment(frame.points, frame.intensity).class_id, segmenter.labels
+    assert drive.labels is not None
     assert frame.labels is not None
+    # A checkpoint of other classes has nothing to compare.
+    same = drive.labels.names == labels.names
     pictures: dict[str, Image.Image] = {
-        "birdseye": comparison(frame.points, frame.labels, predicted, segmenter.labels),
-        "perspective": perspective(frame.points, predicted, segmenter.labels),
+        "birdseye": comparison(frame.points, frame.labels, predicted, labels)
+        if same
+        else birdseye(frame.points, predicted, labels),
+        "perspective": perspective(frame.points, predicted, labels),
     }
     for view in frame.views[:1]:
-        pictures["overlay"] = overlay(view.load(), view.camera, frame.points, predicted, segmenter.labels)
+        pictures["overlay"] = overlay(view.load(), view.camera, frame.points, predicted, labels)
     for name, picture in pictures.items():
         picture.save(folder / f"{name}.png")
