@@ -18,7 +18,7 @@ from mdkt_ros.drive.bag_file import BagFile, copy_connection, write_bag
 from mdkt_ros.drive.bag_topics import OUTPUT_INFO_TOPIC, OUTPUT_TOPIC, TRUTH_TOPIC, class_ids
 from mdkt_ros.drive.rosmsg import LABEL_INFO, POINT_CLOUD, Messages, nanoseconds, qos, typestore
 from mdkt_ros.errors import CloudError, DriveError, LabelError
-from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, SensorAdapter, Tally
+from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, Tally, for_drive
 
 _PENDING = 16
 """Scans and truths that wait for their other half; a converted drive needs one."""
@@ -46,7 +46,7 @@ def segment_bag(
         OutputError: `out` exists and `force` is false, or cannot be written.
     """
     with BagDrive(source, topic=topic) as drive:
-        adapter = SensorAdapter(segmenter, drive.axes, drive.stated_intensity_scale, intensity_scale)
+        segmenter = for_drive(segmenter, drive.axes, drive.stated_intensity_scale, intensity_scale)
         tally = Tally(segmenter.labels, drive.labels)
         total = len(drive) if limit is None else min(limit, len(drive))
     with BagFile(source) as bag:
@@ -56,7 +56,7 @@ def segment_bag(
         with write_bag(
             out, storage=bag.storage, version=bag.version, compression=bag.compression, force=force
         ) as writer:
-            work = _Work(bag, writer, segmenter, adapter, tally, drive.topic)
+            work = _Work(bag, writer, segmenter, tally, drive.topic)
             for done in work.clouds(total):
                 if progress is not None:
                     progress(done, total)
@@ -69,11 +69,9 @@ def segment_bag(
 
 
 class _Work:
-    def __init__(
-        self, bag: BagFile, writer: Writer, segmenter: PointLabeller, adapter: SensorAdapter, tally: Tally, topic: str
-    ) -> None:
+    def __init__(self, bag: BagFile, writer: Writer, segmenter: PointLabeller, tally: Tally, topic: str) -> None:
         self._bag, self._writer = bag, writer
-        self._segmenter, self._adapter, self._tally = segmenter, adapter, tally
+        self._segmenter, self._tally = segmenter, tally
         self._topic = topic
         self._messages = Messages(typestore())
         self._predictions: dict[int, npt.NDArray[np.uint8]] = {}
@@ -115,7 +113,7 @@ class _Work:
             self._tally.skip(str(error))
             return
         read = time.perf_counter()
-        result = self._adapter.segment(points, intensity)
+        result = self._segmenter.segment(points, intensity)
         segmented = time.perf_counter()
         stamp, frame_id = nanoseconds(message.header.stamp), str(message.header.frame_id)
         if not self._tally.frames:

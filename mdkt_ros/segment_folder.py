@@ -24,7 +24,7 @@ from mdkt_ros.errors import CloudError, DriveError, OutputError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output, refuse_existing
 from mdkt_ros.scan import read_scan, write_scan
-from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, SensorAdapter, Tally
+from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, Tally, for_drive
 
 FILE_SUFFIXES = (".pcd", ".label")
 
@@ -45,8 +45,7 @@ def segment_file(
     cloud = read_scan(source)
     points, intensity = cloud.xyz(), cloud.intensity()
     read_ms = 1e3 * (time.perf_counter() - start)
-    adapter = SensorAdapter(segmenter, drive.axes, _stated_scale(drive), intensity_scale)
-    result = adapter.segment(points, intensity)
+    result = for_drive(segmenter, drive.axes, _stated_scale(drive), intensity_scale).segment(points, intensity)
     start = time.perf_counter()
     labels = segmenter.labels
     if out.suffix.lower() == ".pcd":
@@ -90,7 +89,7 @@ def segment_folder(
             f"the data set's own label files hold {own.name} classes, so the predictions are in "
             f"{folder_name(labels)}/ as .label files of raw ids, which {SPACE_FILE} beside them names"
         )
-    adapter = SensorAdapter(segmenter, drive.axes, _stated_scale(drive), intensity_scale)
+    segmenter = for_drive(segmenter, drive.axes, _stated_scale(drive), intensity_scale)
     total = len(drive) if limit is None else min(limit, len(drive))
     with atomic_output(out, force=force) as temporary:
         _link_tree(source, temporary)
@@ -98,7 +97,7 @@ def segment_folder(
         writer = _foreign_predictions(predictions, source, drive, labels) if foreign else None
         with writer or _predictions(predictions, drive, labels) as write:
             for index in range(total):
-                _segment_frame(drive, index, adapter, tally, write)
+                _segment_frame(drive, index, segmenter, tally, write)
                 if progress is not None:
                     progress(index + 1, total)
         if not tally.frames:
@@ -109,7 +108,7 @@ def segment_folder(
     return tally.summary(source, out)
 
 
-def _segment_frame(drive: Drive, index: int, adapter: SensorAdapter, tally: Tally, write: PredictionSink) -> None:
+def _segment_frame(drive: Drive, index: int, segmenter: PointLabeller, tally: Tally, write: PredictionSink) -> None:
     start = time.perf_counter()
     try:
         frame = drive[index]
@@ -117,7 +116,7 @@ def _segment_frame(drive: Drive, index: int, adapter: SensorAdapter, tally: Tall
         tally.skip(str(error))
         return
     read = time.perf_counter()
-    result = adapter.segment(frame.points, frame.intensity)
+    result = segmenter.segment(frame.points, frame.intensity)
     segmented = time.perf_counter()
     write(index, result.class_id)
     written = time.perf_counter()

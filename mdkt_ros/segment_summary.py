@@ -65,53 +65,31 @@ class PointLabeller(Protocol):
     @property
     def meta(self) -> _Meta: ...
     @property
+    def axes(self) -> str: ...
+    @property
     def intensity_scale(self) -> float: ...
+    def for_sensor(self, *, intensity_scale: float | None = None, axes: str | None = None) -> PointLabeller: ...
     def segment(
         self, points: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None = None
     ) -> Segmentation: ...
 
 
-def turn_axes(points: npt.NDArray[np.float32], source: str, target: str) -> npt.NDArray[np.float32]:
-    """Points (N, 3) of one axis convention in another: x forward, y left or x right, y forward."""
-    if source == target:
-        return points
-    turned = np.empty_like(points)
-    turned[:, 2] = points[:, 2]
-    if target == "x_forward":
-        turned[:, 0], turned[:, 1] = points[:, 1], -points[:, 0]
-    else:
-        turned[:, 0], turned[:, 1] = -points[:, 1], points[:, 0]
-    return turned
+def for_drive(segmenter: PointLabeller, axes: Axes, stated: float | None, chosen: float | None = None) -> PointLabeller:
+    """The segmenter as a drive's scans need it.
 
-
-class SensorAdapter:
-    """Hands a drive's scans to a segmenter as the segmenter's checkpoint knows them.
-
-    The points are turned to the checkpoint's axes. For the intensity counts, in this order: the scale that the user
-    gave, here or to the segmenter; what the drive states about its sensor; the checkpoint's scale, which belongs to the
-    sensor that it was trained on.
+    For the intensity counts, in this order: the scale that the user gave, here or to the segmenter; what the drive
+    states about its sensor; the checkpoint's scale, which belongs to the sensor that it was trained on. For the axes:
+    those that the user gave to the segmenter, then the drive's.
 
     Args:
         axes: axis convention of the drive.
         stated: factor that brings the drive's intensity to 0..1, None where nobody stated it.
         chosen: the user's factor.
     """
-
-    def __init__(self, segmenter: PointLabeller, axes: Axes, stated: float | None, chosen: float | None = None) -> None:
-        self._segmenter = segmenter
-        self._axes = axes
-        scale = segmenter.intensity_scale
-        if chosen is None and scale == segmenter.meta.intensity_scale:
-            chosen = stated
-        self._factor = np.float32(1.0 if chosen is None else chosen / scale)
-
-    def segment(self, points: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None) -> Segmentation:
-        """Label points (N, 3) float32 in the drive's own axes; intensity (N,) as the sensor gave it."""
-        if intensity is not None and self._factor != 1:
-            # A factor may push what is far out of range over float32's edge; the segmenter copes with infinity.
-            with np.errstate(over="ignore", invalid="ignore"):
-                intensity = intensity * self._factor
-        return self._segmenter.segment(turn_axes(points, self._axes, self._segmenter.meta.axes), intensity)
+    meta = segmenter.meta
+    if chosen is None and segmenter.intensity_scale == meta.intensity_scale:
+        chosen = stated
+    return segmenter.for_sensor(intensity_scale=chosen, axes=axes if segmenter.axes == meta.axes else None)
 
 
 class Tally:

@@ -7,10 +7,12 @@ import json
 import re
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 from rosbags.highlevel import AnyReader
@@ -21,8 +23,11 @@ import mdkt_ros.drive.synthetic
 from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.cloud import parse_pointcloud2
 from mdkt_ros.demo import run_demo
+from mdkt_ros.drive.bag import BagDrive
 from mdkt_ros.errors import CheckpointError, OutputError
 from mdkt_ros.labels import LabelSpace
+from mdkt_ros.network import build_network
+from mdkt_ros.render.perspective import perspective
 
 LABELS = LabelSpace.load("semantickitti")
 SEED, SCANS = 2001, 2
@@ -51,7 +56,8 @@ def checkpoint(tmp_path_factory) -> Path:
     network = random_network()
     for name, value in network.state_dict().items():
         if name.startswith("classifier"):
-            value.normal_()  # else nearly every point is of one class
+            # Else nearly every point is of one class.
+            value.normal_(generator=torch.Generator().manual_seed(1))
     save_checkpoint(path, network, random_meta())
     return path
 
@@ -116,7 +122,7 @@ def test_the_table_is_what_counting_the_labelled_bag_gives(left):
         assert row["recall"] == (pytest.approx(hits / is_true.sum(), abs=1e-6) if is_true.any() else None)
         ious += [hits / union] if is_true.any() else []
     assert len(ious) > 8
-    assert len(np.unique(predicted)) > 3
+    assert len(np.unique(predicted)) > 3, np.unique(predicted)
     assert table["miou"] == pytest.approx(np.mean(ious), abs=1e-6)
 
 
@@ -153,6 +159,23 @@ def test_what_is_there_is_kept_unless_forced(tmp_path, monkeypatch, quick, check
     demo(out, checkpoint, force=True)
     assert (out / "table.json").is_file()
     assert not (out / "mine.txt").exists()
+
+
+def test_a_checkpoint_of_other_classes_and_axes(tmp_path, quick):
+    """Nothing can be scored, all else is there; the pictures show what the labelled bag holds."""
+    nuscenes = LabelSpace.load("nuscenes")
+    network = build_network("minkunet14s", in_channels=4, classes=16, width=0.25)
+    meta = replace(random_meta(), labels=nuscenes, axes="y_forward", intensity_scale=1 / 255)
+    save_checkpoint(tmp_path / "other.safetensors", network.eval(), meta)
+    printed, _ = demo(tmp_path / "out", tmp_path / "other.safetensors")
+    assert "not scored: the truth's classes are semantickitti (19)" in printed
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert list(table["classes"]) == list(nuscenes.names)
+    assert "miou" not in table
+    with BagDrive(tmp_path / "out" / "labelled") as drive:
+        expected = perspective(drive[SCANS // 2].points, drive.prediction(SCANS // 2), nuscenes)
+    with Image.open(tmp_path / "out" / "perspective.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(expected))
 
 
 def test_a_checkpoint_that_is_none_costs_no_time(tmp_path, monkeypatch):

@@ -34,8 +34,11 @@ class Stripes:
     """Labels a point by its x, so that a test can tell what the page has to show."""
 
     def __init__(self, labels=KITTI, axes="x_forward"):
-        self.labels, self.intensity_scale = labels, 1.0
+        self.labels, self.axes, self.intensity_scale = labels, axes, 1.0
         self.meta = replace(CheckpointMeta("minkunet14s", 1.0, GRID, labels), axes=axes)
+
+    def for_sensor(self, **_):
+        return self
 
     def segment(self, points, intensity=None):
         broken = ~np.isfinite(points).all(axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -33,7 +34,6 @@ from mdkt_ros.metrics import confusion_matrix
 from mdkt_ros.network import build_network
 from mdkt_ros.scan import read_labels, read_scan
 from mdkt_ros.segment_drive import segment_path
-from mdkt_ros.segment_summary import turn_axes
 from mdkt_ros.segmenter import Segmentation, Segmenter
 from mdkt_ros.voxels import VoxelGrid
 
@@ -41,6 +41,7 @@ MESSAGES = Messages(typestore())
 OUT = "/segment/output/segmentation"
 OUT_INFO = "/segment/output/label_info"
 LABELS = LabelSpace.load("semantickitti")
+OTHER = {"x_forward": "y_forward", "y_forward": "x_forward"}
 GRID = VoxelGrid(1.0, (-40.0, -40.0, -40.0), (40.0, 40.0, 40.0))
 
 
@@ -59,13 +60,18 @@ def segmenter():
 
 
 class Echo:
-    """A segmenter that shows what it was given: the class is the sign of x, the probability the intensity."""
+    """A segmenter that shows what it was given: class = sign of x, probability = scaled intensity, entropy = y."""
 
     def __init__(self, *, axes="x_forward", scale=1.0, chosen=None, labels=LABELS):
         self.labels = labels
         self.meta = replace(CheckpointMeta("minkunet14s", 1.0, GRID, labels), axes=axes, intensity_scale=scale)
-        self.intensity_scale = scale if chosen is None else chosen
+        self.axes, self.intensity_scale = axes, scale if chosen is None else chosen
         self.calls = 0
+
+    def for_sensor(self, *, intensity_scale=None, axes=None):
+        other = copy.copy(self)
+        other.axes, other.intensity_scale = axes or self.axes, intensity_scale or self.intensity_scale
+        return other
 
     def segment(self, points, intensity=None):
         self.calls += 1
@@ -217,23 +223,22 @@ def test_types_that_nobody_knows_pass_through(tmp_path):
     assert described["/odom"][0] == "acme_msgs/msg/Wheel"
 
 
-def test_axes_are_turned_to_the_checkpoints():
-    points = np.array([[1, 2, 3]], np.float32)
-    assert turn_axes(points, "y_forward", "x_forward").tolist() == [[2, -1, 3]]
-    assert turn_axes(points, "x_forward", "y_forward").tolist() == [[-2, 1, 3]]
-    assert turn_axes(points, "x_forward", "x_forward") is points
-
-
 @pytest.mark.parametrize("axes", ["x_forward", "y_forward"])
 @pytest.mark.parametrize("checkpoint", ["x_forward", "y_forward"])
-def test_the_segmenter_sees_its_own_axes(tmp_path, axes, checkpoint):
-    drive = FakeDrive(1, axes=axes)
+@pytest.mark.parametrize("chosen", [None, "x_forward", "y_forward"])
+def test_the_segmenter_knows_the_axes_of_the_drive(tmp_path, segmenter, axes, checkpoint, chosen):
+    drive = FakeDrive(1, axes=axes, cameras=False)
     convert(drive, tmp_path / "bag")
-    segment_path(tmp_path / "bag", tmp_path / "out", Echo(axes=checkpoint))
+    trained = Segmenter(segmenter.network, replace(segmenter.meta, axes=checkpoint), axes=chosen)
+    segment_path(tmp_path / "bag", tmp_path / "out", trained)
     columns = fields(labelled(tmp_path / "out")[0])
-    assert np.array_equal(np.stack([columns[a] for a in "xyz"], 1), drive[0].points, equal_nan=True)
-    # Echo's entropy is the y that it saw.
-    assert np.array_equal(columns["entropy"], turn_axes(drive[0].points, axes, checkpoint)[:, 1], equal_nan=True)
+    points, intensity = drive[0].points, drive[0].intensity * np.float32(1 / 255)
+    assert np.array_equal(np.stack([columns[a] for a in "xyz"], 1), points, equal_nan=True)
+    # What the user gave to the segmenter counts, where it differs from the checkpoint's.
+    actual = axes if chosen in (None, checkpoint) else chosen
+    expected = [trained.for_sensor(axes=a).segment(points, intensity).probability for a in (actual, OTHER[actual])]
+    assert np.array_equal(columns["probability"], expected[0])
+    assert not np.array_equal(columns["probability"], expected[1])
 
 
 @pytest.mark.parametrize(("scale", "chosen", "given", "stated", "expected"), [
