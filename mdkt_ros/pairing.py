@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 ImageT = TypeVar("ImageT")
 CameraT = TypeVar("CameraT", bound=Hashable)
@@ -17,7 +18,8 @@ DEFAULT_MAX_DELAY = 100_000_000
 """Nanoseconds. A vehicle at 15 m/s moves 1.5 m in it."""
 
 
-class Paired(NamedTuple, Generic[ImageT]):
+@dataclass(frozen=True)
+class Paired(Generic[ImageT]):
     """An image and its stamp in nanoseconds."""
 
     stamp: int

@@ -255,7 +255,8 @@ class BagDrive:
             raise CloudError(f"{source}: {error}") from error
 
     def _views(self, moment: _Moment, frame_id: str, stamp: int) -> Iterator[View]:
-        for topic, (image_stamp, (connection, message)) in moment.images.items():
+        for topic, paired in moment.images.items():
+            image_stamp, (connection, message) = paired.stamp, paired.image
             names = self._cameras[topic]
             optical = str(message.header.frame_id)
             pose = self._tree.lookup(optical, frame_id, image_stamp, source_stamp=stamp)
