@@ -175,6 +175,7 @@ def test_absurd_intensity_gives_a_label_or_none_but_no_nan(segmenter: Segmenter)
     assert np.isfinite(result.entropy).all()
 
 
+@pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # NumPy below 1.24 makes it of objects
 @pytest.mark.parametrize(
     ("points", "intensity", "message"),
     [
@@ -182,7 +183,7 @@ def test_absurd_intensity_gives_a_label_or_none_but_no_nan(segmenter: Segmenter)
         (np.zeros(15), None, r"points: shape \(15,\)"),
         (np.zeros((5, 3)), np.zeros(4), r"intensity: shape \(4,\) is not \(5,\), one value per point"),
         (np.zeros((5, 3), object), None, "points: dtype object is not a real number type"),
-        ([[1, 2, 3], [4, 5]], None, "points: not an array of numbers"),
+        ([[1, 2, 3], [4, 5]], None, "points: (not an array of numbers|dtype object)"),
     ],
 )
 def test_wrong_input_is_refused_by_name(segmenter: Segmenter, points: Any, intensity: Any, message: str) -> None:
