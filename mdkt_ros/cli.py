@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -146,7 +147,7 @@ def convert(
     from mdkt_ros.drive import open_drive
     from mdkt_ros.drive.convert import convert as convert_drive
     from mdkt_ros.output import refuse_existing, refuse_input
-    from mdkt_ros.report import counted
+    from mdkt_ros.segment_summary import counted
 
     refuse_input(out, root)
     refuse_existing(out, force)
@@ -300,8 +301,17 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
     errors.print(f"mdkt: warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
+def _end_of(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point of `mdkt`."""
+    # As Ctrl-C does, so that what is half-written goes; `nohup` ignores SIGHUP, and so it stays.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end_of)
     # Anywhere on the line: one adds it to a command that has just failed.
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -312,10 +322,22 @@ def main() -> None:
     except (MdktError, OSError) as error:
         if debug:
             raise
-        errors.print(
-            f"mdkt: {' '.join(str(error).split())}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
+        _show_error(_text(error))
         sys.exit(1)
+    except SystemExit as error:
+        if isinstance(error.code, int) and error.code > 128:
+            _show_error("interrupted")
+        raise
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _show_error(text: str) -> None:
+    errors.print(f"mdkt: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def refuse_input(path: Path, source: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+    elif os.path.lexists(path):
+        # Asked first: a read-only disk refuses even to remove what is not there.
         path.unlink(missing_ok=True)
 
 
@@ -88,8 +89,10 @@ def atomic_output(path: str | os.PathLike[str], *, force: bool = False) -> Itera
             raise OutputError(f"{target}: nothing was written")
         _put(result, target, target.with_name(f".mdkt-{mark}.old"))
     except OSError as error:
-        ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(staging)
-        if error.errno is not None and (ours or os.fspath(error.filename) == str(target)):
+        # Of a copy, the second name is where it went.
+        named = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+        ours = not named or any(Path(name).is_relative_to(staging) for name in named)
+        if error.errno is not None and (ours or str(target) in named):
             raise OutputError(f"{target}: {os.strerror(error.errno)}; nothing was written") from error
         raise
     finally:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import scores
-from mdkt_ros.segment_summary import SegmentSummary
+from mdkt_ros.segment_summary import SegmentSummary, counted
 
 if TYPE_CHECKING:
     from mdkt_ros.bench import Measurement
@@ -26,11 +26,6 @@ def print_summary(console: Console, summary: SegmentSummary) -> None:
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for note in summary.notes:
         console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-def counted(count: int, what: str) -> str:
-    """`1 scan`, `2 scans`, `1,000 scans`."""
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def class_table(summary: SegmentSummary) -> Table:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.folder import ScanFolder
 from mdkt_ros.drive.foreign_predictions import SPACE_FILE, folder_name, own_classes, write_foreign
-from mdkt_ros.drive.frame import Drive
+from mdkt_ros.drive.frame import Drive, Frame
 from mdkt_ros.drive.kitti_object import KittiObject
 from mdkt_ros.drive.nuscenes import NuScenes
-from mdkt_ros.drive.predictions import PredictionSink, prediction_writer
+from mdkt_ros.drive.predictions import PredictionSink, predictions_into
 from mdkt_ros.drive.semantickitti import SemanticKitti
-from mdkt_ros.errors import CloudError, DriveError, OutputError
+from mdkt_ros.errors import CloudError, DriveError, LabelError, OutputError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output, refuse_existing
 from mdkt_ros.scan import read_scan, write_scan
@@ -111,7 +111,7 @@ def segment_folder(
 def _segment_frame(drive: Drive, index: int, segmenter: PointLabeller, tally: Tally, write: PredictionSink) -> None:
     start = time.perf_counter()
     try:
-        frame = drive[index]
+        frame = _read(drive, index, tally)
     except CloudError as error:
         tally.skip(str(error))
         return
@@ -122,6 +122,17 @@ def _segment_frame(drive: Drive, index: int, segmenter: PointLabeller, tally: Ta
     written = time.perf_counter()
     tally.add(result, 1e3 * (read - start), 1e3 * (written - segmented))
     tally.score(frame.labels, result.class_id)
+
+
+def _read(drive: Drive, index: int, tally: Tally) -> Frame:
+    """A scan, without its labels where they are damaged: they are for the score alone."""
+    try:
+        return drive[index]
+    except LabelError as error:
+        tally.unscored(str(error))
+    assert isinstance(drive, SemanticKitti | NuScenes | KittiObject | ScanFolder)
+    cloud = read_scan(drive.scan_path(index))
+    return Frame("", 0, cloud.xyz(), cloud.intensity())
 
 
 def _stated_scale(drive: Drive) -> float | None:
@@ -140,10 +151,10 @@ def _foreign_predictions(folder: Path, source: Path, drive: Drive, labels: Label
 
 @contextmanager
 def _predictions(folder: Path, drive: Drive, labels: LabelSpace) -> Iterator[PredictionSink]:
-    """`prediction_writer`, and for KITTI's object benchmark, which knows no point labels, SemanticKITTI's files."""
+    """`predictions_into`, and for KITTI's object benchmark, which knows no point labels, SemanticKITTI's files."""
     if not isinstance(drive, KittiObject):
         split = "test" if isinstance(drive, NuScenes) and drive.version.endswith("test") else "val"
-        with prediction_writer(folder, drive, labels=labels, split=split) as write:
+        with predictions_into(folder, drive, labels=labels, split=split) as write:
             yield write
         return
     (folder / "predictions").mkdir(parents=True)
@@ -168,16 +179,27 @@ def _place(source: Path, drive: Drive) -> tuple[Path, Path]:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """The same tree; files are hard links, or copies where the file system has none (or `target` is on another one)."""
+    """The same tree; files are hard links, or copies where the file system has none (or `target` is on another one).
 
-    def link(one: str, other: str) -> str:
-        try:
-            os.link(one, other)
-        except OSError:
-            shutil.copy2(one, other)
-        return other
+    Links are followed; those that lead nowhere, or to a folder above them, are left out.
+    """
 
-    shutil.copytree(source, target, copy_function=link, symlinks=False)
+    # Not shutil.copytree, which goes on when the disk is full, and then complains of every file at once.
+    for name, folders, files in os.walk(source, followlinks=True, onerror=_raise):
+        folder = target / Path(name).relative_to(source)
+        folder.mkdir()
+        here = Path(os.path.realpath(name))
+        folders[:] = [one for one in folders if not here.is_relative_to(os.path.realpath(here / one))]
+        for file in filter(os.path.isfile, (os.path.join(name, one) for one in files)):
+            copy = folder / os.path.basename(file)
+            try:
+                os.link(os.path.realpath(file), copy)
+            except OSError:
+                shutil.copy2(file, copy)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _merge(source: Path, target: Path) -> None:

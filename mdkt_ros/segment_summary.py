@@ -104,6 +104,7 @@ class Tally:
         self._unscored: dict[str, int] = {}
         self._notes: list[str] = []
         self.frames = 0
+        self._empty = 0
         self._same_classes = truth is not None and truth.names == labels.names
         if truth is not None and not self._same_classes:
             self._notes.append(
@@ -114,6 +115,7 @@ class Tally:
     def add(self, result: Segmentation, read_ms: float, write_ms: float) -> None:
         """Count a labelled scan."""
         self.frames += 1
+        self._empty += not len(result.class_id)
         self._counts += np.bincount(result.class_id, minlength=256)
         stages = {name: ms for name, ms in result.timings.items() if name != "total"}
         stages = {"read": read_ms, **stages, "write": write_ms}
@@ -151,7 +153,8 @@ class Tally:
 
     def summary(self, source: Path, out: Path, topic: str | None = None) -> SegmentSummary:
         """The result so far."""
-        unscored = [f"not scored: {count} scans: {reason}" for reason, count in self._unscored.items()]
+        unscored = [f"not scored: {counted(count, 'scan')}: {reason}" for reason, count in self._unscored.items()]
+        empty = [f"without a single point: {counted(self._empty, 'scan')}"] if self._empty else []
         return SegmentSummary(
             source=source,
             out=out,
@@ -163,9 +166,14 @@ class Tally:
             timings={name: float(np.median(values)) for name, values in self._times.items()},
             confusion=self._confusion,
             skipped=dict(self._skipped),
-            notes=(*self._notes, *unscored),
+            notes=(*self._notes, *unscored, *empty),
             topic=topic,
         )
+
+
+def counted(count: int, what: str) -> str:
+    """`1 scan`, `2 scans`, `1,000 scans`."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def _count(reasons: dict[str, int], reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -138,3 +139,38 @@ def test_info_says_that_a_pickled_checkpoint_is_one(monkeypatch, capsys, tmp_pat
     (tmp_path / "model.pth").write_bytes(b"\x80\x04K\x01.")
     assert run(monkeypatch, "info", tmp_path / "model.pth") == 1
     assert "pickle" in capsys.readouterr().err
+
+
+ENDED = """
+import os, signal, sys, time
+import mdkt_ros.info, mdkt_ros.cli
+from mdkt_ros.output import atomic_output
+
+def describe(path):
+    with atomic_output(path) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(9)
+
+mdkt_ros.info.describe = describe
+mdkt_ros.cli.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_signals_leave_nothing_behind(tmp_path, name, code):
+    command = [sys.executable, "-c", ENDED.format(name=name), "info", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "mdkt: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_file_system_name_the_file_first(monkeypatch, capsys, tmp_path):
+    import mdkt_ros.info
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(mdkt_ros.info, "describe", refused)
+    assert run(monkeypatch, "info", tmp_path / "drive") == 1
+    assert capsys.readouterr().err == f"mdkt: {tmp_path / 'drive'}: Permission denied\n"

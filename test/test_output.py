@@ -235,3 +235,26 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(OutputError, match=r"a\.txt/out: .*a\.txt is a file, not a folder"):
         refuse_existing(tmp_path / "a.txt" / "out", force=False)
+
+
+def test_a_read_only_disk_is_named_by_the_users_path(tmp_path, monkeypatch):
+    """Such a disk refuses to remove even what is not there."""
+
+    def refusing(self, *_arguments, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refusing)
+    monkeypatch.setattr(Path, "unlink", refusing)
+    with (
+        pytest.raises(OutputError, match=r"out: Read-only file system; nothing was written"),
+        atomic_output(tmp_path / "out"),
+    ):
+        pass
+
+
+def test_a_copy_that_fails_is_named_by_the_users_path(tmp_path):
+    with (
+        pytest.raises(OutputError, match=rf"^{tmp_path}/out: No space left on device; nothing was written$"),
+        atomic_output(tmp_path / "out") as temporary,
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "elsewhere", None, str(temporary / "copy"))

@@ -350,7 +350,7 @@ def test_truth_of_other_classes_or_another_length_is_not_scored(tmp_path):
     source = rewrite(tmp_path / "good", tmp_path / "short", change=shorten)
     summary = segment_path(source, tmp_path / "out2", Echo())
     assert summary.confusion is None
-    assert summary.notes[0] == "not scored: 1 scans: truth of 49 labels for 50 points"
+    assert summary.notes[0] == "not scored: 1 scan: truth of 49 labels for 50 points"
 
 
 class Failing(Echo):

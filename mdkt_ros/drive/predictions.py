@@ -52,27 +52,46 @@ def prediction_writer(
         OutputError: `out` exists and `force` is false, or cannot be written.
         DriveError: the drive has another form. LabelError: no label space, or a wrong number of class ids for a scan.
     """
+    with (
+        atomic_output(out, force=force) as temporary,
+        predictions_into(
+            temporary, drive, labels=labels, split=split, uses_images=uses_images, uses_external=uses_external
+        ) as write,
+    ):
+        yield write
+
+
+@contextmanager
+def predictions_into(
+    folder: Path,
+    drive: Drive,
+    *,
+    labels: LabelSpace | None = None,
+    split: str = "val",
+    uses_images: bool = False,
+    uses_external: bool = False,
+) -> Iterator[PredictionSink]:
+    """The same, written into a new folder as they come: for a result that is a part of a larger one."""
     if not isinstance(drive, SemanticKitti | NuScenes | ScanFolder):
         raise DriveError(f"{drive.name}: predictions are written for SemanticKITTI, nuScenes and plain folders only")
     space = labels or drive.labels
     if space is None:
         raise LabelError(f"{drive.name}: has no labels, so give the label space of the predictions")
-    with atomic_output(out, force=force) as temporary:
-        temporary.mkdir()
+    folder.mkdir()
 
-        def write(index: int, class_id: npt.NDArray[np.uint8]) -> None:
-            _check(drive.scan_path(index), class_id, space)
-            name, data = _encode(drive, index, class_id, space, split)
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+    def write(index: int, class_id: npt.NDArray[np.uint8]) -> None:
+        _check(drive.scan_path(index), class_id, space)
+        name, data = _encode(drive, index, class_id, space, split)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
-        yield write
-        if isinstance(drive, NuScenes):
-            used = {"camera": uses_images, "lidar": True, "radar": False, "map": False, "external": uses_external}
-            meta = {f"use_{what}": flag for what, flag in used.items()}
-            (temporary / split).mkdir()
-            (temporary / split / "submission.json").write_text(json.dumps({"meta": meta}, indent=2), encoding="utf-8")
+    yield write
+    if isinstance(drive, NuScenes):
+        used = {"camera": uses_images, "lidar": True, "radar": False, "map": False, "external": uses_external}
+        meta = {f"use_{what}": flag for what, flag in used.items()}
+        (folder / split).mkdir()
+        (folder / split / "submission.json").write_text(json.dumps({"meta": meta}, indent=2), encoding="utf-8")
 
 
 def _encode(
