@@ -15,6 +15,7 @@ from small_drives import kitti_frames, write_kitti, write_nuscenes_set
 
 from mdkt_ros.checkpoint import CheckpointMeta
 from mdkt_ros.cloud import cloud_from_columns
+from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.convert import convert
 from mdkt_ros.drive.rosmsg import Messages, typestore
 from mdkt_ros.errors import DriveError, LabelError
@@ -212,3 +213,37 @@ def test_real_scan_with_its_truth_and_image(real_data, page):
     assert frame["truthCounts"][str(KITTI.index("building"))] == 37_840
     assert frame["n"] == 60_000
     assert page.stat().st_size < 1.5e6
+
+
+def test_damaged_images_are_left_out_and_told(tmp_path, page):
+    write_kitti(tmp_path / "in")
+    (folder,) = (tmp_path / "in").glob("sequences/*/image_2")
+    first, second, *_ = sorted(folder.iterdir())
+    second.write_bytes(first.read_bytes()[:200])
+    convert(open_drive(tmp_path / "in"), tmp_path / "bag")
+    for path in (tmp_path / "in", tmp_path / "bag"):
+        page_for_path(path, page, force=True)
+        assert [len(frame["images"]) for frame in shown(page)][:2] == [2, 1]
+        assert re.search(r"Scan 0*1 is shown without its image of image_2: .*image", page.read_text("utf-8"))
+
+
+def test_of_a_drive_that_was_labelled_in_part_that_part_is_shown(tmp_path, page):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i in range(20):
+        np.random.default_rng(i).normal(0, 10, (40, 4)).astype("<f4").tofile(folder / f"{i:02d}.bin")
+    segment_path(folder, tmp_path / "out", Stripes(), limit=2)
+    page_for_path(tmp_path / "out", page)
+    frames = list(shown(page))
+    assert [frame["name"] for frame in frames] == ["00", "01"]
+    assert all("prediction" in frame for frame in frames)
+    with pytest.raises(LabelError, match="nothing: does not exist"):
+        page_for_path(tmp_path / "out", page, predictions=tmp_path / "nothing", force=True)
+
+
+def test_where_not_one_scan_can_be_shown_the_reason_is(tmp_path, page):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "0.bin").write_bytes(b"123")
+    with pytest.raises(DriveError, match=r"scans: there is no scan to show\. Scan 0 is not shown: .*0\.bin: 3 bytes"):
+        page_for_path(tmp_path / "scans", page)
+    assert not page.exists()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mdkt_ros.errors import CloudError
+from mdkt_ros.errors import CloudError, DriveError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.render.page_data import PageFrame, PageStatistics
 from mdkt_ros.render.page_source import Source, open_source
@@ -58,7 +58,10 @@ def page_for_path(
     """
     with open_source(Path(path), None if predictions is None else Path(predictions), labels, topic) as source:
         count = len(source.drive)
-        chosen = np.unique(np.linspace(0, count - 1, min(max(limit, 1), count)).round().astype(int)).tolist()
+        # Where the drive was labelled in part, that part is what one wants to see.
+        scans = np.array(source.labelled or range(count))
+        at = np.unique(np.linspace(0, len(scans) - 1, min(max(limit, 1), len(scans))).round().astype(int))
+        chosen = scans[at].tolist()
         shown = f"{len(chosen)} of {count}" if len(chosen) < count else f"{count}"
         remarks: list[str] = []
         whole = summary is not None and summary.confusion is not None
@@ -81,10 +84,14 @@ def page_for_path(
 
 def _readable(source: Source, chosen: Sequence[int], remarks: list[str]) -> Iterator[PageFrame]:
     """The frames, without those whose cloud is damaged: as `mdkt segment` does, and the page says so."""
+    shown = 0
     for index in chosen:
         try:
-            frame = source.frame(index)
+            frame = source.frame(index, remarks)
         except CloudError as error:
             remarks.append(f"Scan {index} is not shown: {error}.")
             continue
+        shown += 1
         yield frame
+    if not shown:
+        raise DriveError(f"{source.drive.name}: there is no scan to show. {' '.join(remarks[:3])}")

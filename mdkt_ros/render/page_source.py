@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mdkt_ros.camera import Camera
 from mdkt_ros.cloud import Cloud, pack_rgb, parse_pointcloud2
 from mdkt_ros.drive import bag_topics, open_drive
 from mdkt_ros.drive.bag import BagDrive
@@ -23,7 +24,7 @@ from mdkt_ros.drive.kitti_object import KittiObject
 from mdkt_ros.drive.nuscenes import NuScenes
 from mdkt_ros.drive.rosmsg import nanoseconds
 from mdkt_ros.drive.semantickitti import SemanticKitti
-from mdkt_ros.errors import CloudError, DriveError, LabelError
+from mdkt_ros.errors import CameraError, CloudError, DriveError, LabelError
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.render.page_data import PageFrame
 from mdkt_ros.resources import config_dir
@@ -46,15 +47,17 @@ class Source:
         labels: of the predictions; of the truth where there are none.
         predict: (position, frame) -> its prediction, or None.
         facts: what the page says about the drive.
+        labelled: positions of the scans that have a prediction, where that is known beforehand.
     """
 
     drive: Drive
     labels: LabelSpace
     predict: Callable[[int, Frame], Prediction | None]
     facts: tuple[tuple[str, str], ...]
+    labelled: tuple[int, ...] = ()
 
-    def frame(self, index: int) -> PageFrame:
-        """The frame at a position of the drive, with its images."""
+    def frame(self, index: int, remarks: list[str]) -> PageFrame:
+        """The frame at a position of the drive, with its images; what is wrong with one of those goes to `remarks`."""
         frame = self.drive[index]
         prediction = self.predict(index, frame)
         return PageFrame(
@@ -66,14 +69,24 @@ class Source:
             # Truth in other classes than the page's cannot be compared, nor named by its legend.
             truth=frame.labels if _same_classes(self.drive.labels, self.labels) else None,
             intensity=frame.intensity,
-            images=[(view.camera.name, view.load(), view.camera) for view in frame.views],
+            images=list(_images(frame, remarks)),
         )
+
+
+def _images(frame: Frame, remarks: list[str]) -> Iterator[tuple[str, npt.NDArray[np.uint8], Camera]]:
+    for view in frame.views:
+        try:
+            yield view.camera.name, view.load(), view.camera
+        except (CameraError, DriveError) as error:
+            remarks.append(f"Scan {frame.name} is shown without its image of {view.camera.name}: {error}.")
 
 
 @contextmanager
 def open_source(path: Path, predictions: Path | None, labels: LabelSpace | None, topic: str | None) -> Iterator[Source]:
     """Open a drive with its predictions. Raises MdktError: not a drive, or predictions that cannot be read."""
     drive = open_drive(path, topic=topic, labels=labels)
+    if predictions is not None and not predictions.exists():
+        raise LabelError(f"{predictions}: does not exist")
     if isinstance(drive, BagDrive):
         with drive, BagFile(path) as bag:
             if predictions is not None:
@@ -165,13 +178,13 @@ def _of_files(drive: Drive, predictions: Path | None, labels: LabelSpace | None)
     space = labels or drive.labels or LabelSpace.load(default)
     submission = isinstance(drive, NuScenes)
     find: Callable[[int], Path | None] = functools.partial(_prediction_file, drive, root=predictions)
-    labelled = any(find(i) is not None for i in range(len(drive)))
+    labelled = _having(drive, find)
     if not labelled or (predictions is not None and is_foreign(predictions)):
         assert isinstance(drive, SemanticKitti | NuScenes | KittiObject | ScanFolder)
         foreign = find_foreign(drive, predictions)
         if foreign is not None:
             space, find, submission = labels or foreign.labels, foreign.file, False
-            labelled = any(find(i) is not None for i in range(len(drive)))
+            labelled = _having(drive, find)
 
     def predict(index: int, frame: Frame) -> Prediction | None:
         path = find(index)
@@ -181,7 +194,11 @@ def _of_files(drive: Drive, predictions: Path | None, labels: LabelSpace | None)
 
     if predictions is not None and not labelled:
         raise LabelError(f"{predictions}: holds no prediction of a scan of {drive.name}")
-    return Source(drive, space, predict, _facts(drive, space, labelled=labelled))
+    return Source(drive, space, predict, _facts(drive, space, labelled=bool(labelled)), labelled)
+
+
+def _having(drive: Drive, find: Callable[[int], Path | None]) -> tuple[int, ...]:
+    return tuple(index for index in range(len(drive)) if find(index) is not None)
 
 
 def _of_pcd(path: Path) -> Prediction:
