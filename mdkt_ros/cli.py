@@ -30,7 +30,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
+
+
+def _to_nowhere() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """`mdkt ... | head` has read enough; that is no failure of the work."""
+        self.quiet = True
+        _to_nowhere()
+
+
+console = _Console()
 errors = Console(stderr=True)
 
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing result.")]
@@ -227,7 +242,7 @@ def info(
 
     description = describe(path)
     if as_json:
-        typer.echo(json.dumps(description, indent=2))
+        console.out(json.dumps(description, indent=2), highlight=False)
     else:
         print_description(console, description)
 
@@ -298,7 +313,7 @@ def demo(
 
 
 def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
-    errors.print(f"mdkt: warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    errors.out(f"mdkt: warning: {message}", style="yellow", highlight=False)
 
 
 def _end_of(number: int, _frame: object) -> None:
@@ -319,6 +334,9 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             app(args=arguments, prog_name="mdkt")
+    except BrokenPipeError:
+        _to_nowhere()
+        sys.exit(0)
     except (MdktError, OSError) as error:
         if debug:
             raise
@@ -337,7 +355,7 @@ def _text(error: Exception) -> str:
 
 
 def _show_error(text: str) -> None:
-    errors.print(f"mdkt: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    errors.out(f"mdkt: {text}", style="red", highlight=False)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ def print_summary(console: Console, summary: SegmentSummary) -> None:
     console.print(_stage_table(summary))
     for reason, count in summary.skipped.items():
         text = f"skipped {counted(count, 'scan')}: {reason}"
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.out(text, style="yellow", highlight=False)
     for note in summary.notes:
-        console.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.out(note, style="yellow", highlight=False)
 
 
 def class_table(summary: SegmentSummary) -> Table:
@@ -111,7 +111,7 @@ def print_measurements(console: Console, results: Sequence[Measurement]) -> None
 def print_description(console: Console, description: dict[str, Any]) -> None:
     """Print what `mdkt info` found, nested values indented."""
     for line in _lines(description, 0):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.out(line, highlight=False)
 
 
 def _lines(value: dict[str, Any], depth: int) -> list[str]:

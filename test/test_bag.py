@@ -283,6 +283,13 @@ def test_other_things_that_are_no_bag(tmp_path):
             BagDrive(tmp_path / "cut")
 
 
+def test_files_that_are_gone_are_named(tmp_path, bag):
+    copy = rewrite(bag, tmp_path / "copy")
+    (copy / "copy.mcap").unlink()
+    with pytest.raises(DriveError, match=r"copy: metadata\.yaml names files that are not there: .*copy\.mcap"):
+        BagDrive(copy)
+
+
 def test_a_bad_cloud_is_named(tmp_path):
     bad = cloud_message(MESSAGES, 2)
     bad.fields[2].name = "up"

@@ -65,7 +65,7 @@ def test_wrong_use_is_2(arguments, monkeypatch):
 
 
 def test_a_failure_is_1_and_one_line(monkeypatch, capsys, tmp_path, checkpoint):
-    missing = tmp_path / "no_such_drive"
+    missing = tmp_path / "no :car: [red]drive"
     assert run(monkeypatch, "segment", missing, tmp_path / "out", "--checkpoint", checkpoint) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -118,7 +118,7 @@ def test_names_are_printed_whole_and_as_they_are(monkeypatch, capsys, tmp_path, 
     printed = capsys.readouterr().out
     assert f"Written: {out}\n" in printed
     assert "1 scan, 500 points" in printed
-    bag = folder / "bag [red]"
+    bag = folder / "bag :car: [red]"
     assert run(monkeypatch, "convert", "auto", scan.parent, bag) == 0
     assert f"Written: {bag} (1 scan; play it with `ros2 bag play '{bag}'`)\n" in capsys.readouterr().out
 
@@ -174,3 +174,16 @@ def test_errors_of_the_file_system_name_the_file_first(monkeypatch, capsys, tmp_
     monkeypatch.setattr(mdkt_ros.info, "describe", refused)
     assert run(monkeypatch, "info", tmp_path / "drive") == 1
     assert capsys.readouterr().err == f"mdkt: {tmp_path / 'drive'}: Permission denied\n"
+
+
+@pytest.mark.parametrize("arguments", [("info",), ("info", "--json")])
+def test_a_reader_that_has_had_enough_is_no_failure(scan, arguments):
+    code = "import mdkt_ros.cli; mdkt_ros.cli.main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments, str(scan)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

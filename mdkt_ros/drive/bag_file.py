@@ -59,6 +59,9 @@ def _readable(path: Path) -> Iterator[None]:
         raise DriveError(f"{path}: {error.strerror or error}") from error
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if reason.startswith("Some database files are missing"):
+            files = reason.partition(": ")[2].strip("[]")
+            raise DriveError(f"{path}: metadata.yaml names files that are not there: {files}") from error
         raise DriveError(
             f"{path}: damaged or cut off, cannot be read as a rosbag2 ({reason}); what is readable can be saved with "
             "`mcap recover` (.mcap) or `sqlite3 FILE .recover` (.db3), then `ros2 bag reindex`"
