@@ -215,11 +215,18 @@ def view(
     predictions: Annotated[
         Path | None, typer.Option(help="Folder or file of the predictions, where they are not with the scans.")
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Their label space, where it is not the scans' own: semantickitti, nuscenes, or a .yaml file of one."
+        ),
+    ] = None,
     topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
     limit: Annotated[int, typer.Option(help="Frames at most, spread evenly over the drive.", min=1)] = 10,
     force: Force = False,
 ) -> None:
     """Write a page that shows a drive: the cloud in 3D by class, images with labels on them, a table by class."""
+    from mdkt_ros.labels import LabelSpace
     from mdkt_ros.output import refuse_existing
     from mdkt_ros.render.page import page_for_path
 
@@ -227,7 +234,16 @@ def view(
         raise OutputError(f"{out}: the page is written as .html")
     refuse_existing(out, force)
     with _progress(f"Drawing {_name(source)}") as progress:
-        page_for_path(source, out, predictions=predictions, topic=topic, limit=limit, force=force, progress=progress)
+        page_for_path(
+            source,
+            out,
+            predictions=predictions,
+            labels=None if labels is None else LabelSpace.load(labels),
+            topic=topic,
+            limit=limit,
+            force=force,
+            progress=progress,
+        )
     _print_written(out, f" ({out.stat().st_size / 1e6:.1f} MB)")
 
 

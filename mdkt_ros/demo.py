@@ -78,7 +78,7 @@ def run_demo(
         (folder / "table.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print_summary(console, summary)
     console.print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
-    console.print(f"Labelled drive: [bold]{out / 'labelled'}[/bold]   Page: [bold]{out / 'report.html'}[/bold]")
+    console.out(f"Labelled drive: {out / 'labelled'}   Page: {out / 'report.html'}", highlight=False)
 
 
 def draw_pictures(folder: Path, segmenter: PointLabeller) -> None:

@@ -92,14 +92,14 @@ def print_measurements(console: Console, results: Sequence[Measurement]) -> None
     first = results[0]
     title = f"{first.points:,} points, {first.voxels:,} voxels; milliseconds are medians, a scan"
     table = Table(title=title, title_justify="left")
-    table.add_column("preset")
+    table.add_column("preset", no_wrap=True)
     for column in (
         "width",
         "parameters",
         "GFLOP",
         "CPU ms, 1 thread",
         "of it maps",
-        f"wall ms, {first.threads} threads",
+        f"wall ms, {counted(first.threads, 'thread')}",
     ):
         table.add_column(column, justify="right")
     for row in results:

@@ -55,6 +55,8 @@ def segment_file(
         with atomic_output(out, force=force) as temporary:
             temporary.write_bytes(labels.to_raw(result.class_id).astype("<u4").tobytes())
     tally = Tally(labels, drive.labels)
+    if out.suffix.lower() == ".label" and own_classes(drive).names != labels.names:
+        tally.note(f"{out.name} holds raw ids of {labels.name}: to see it, `mdkt view ... --labels {labels.name}`")
     tally.add(result, read_ms, 1e3 * (time.perf_counter() - start))
     if drive.labels is not None and drive.labels.names == labels.names:
         tally.score(drive[0].labels, result.class_id)

@@ -292,6 +292,6 @@ def _doubt(scaled: npt.NDArray[np.float32], raw: npt.NDArray[np.float32], scale:
         finding = f"all values are below {_DARK}"
     full = top if top < 0.1 else next((value for value in _FULL_SCALES if top <= value), top)
     return (
-        f"intensity: after intensity_scale = {scale:.4g} {finding}, but the network was trained with 0..1; the cloud's "
+        f"intensity: with intensity_scale = {scale:.4g}, {finding}, but the network was trained with 0..1; the cloud's "
         f"values reach {top:.4g}: set intensity_scale to about {1 / full:.3g}"
     )

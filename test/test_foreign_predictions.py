@@ -125,3 +125,14 @@ def test_a_damaged_label_space_is_named(tmp_path):
     (tmp_path / "out" / "predictions_semantickitti" / "label_space.yaml").write_text("classes: 1\n")
     with pytest.raises(LabelError, match=r"predictions_semantickitti/label_space\.yaml: "):
         page_for_path(tmp_path / "out", tmp_path / "page.html")
+
+
+def test_a_single_label_file_of_other_classes(tmp_path):
+    scan, out, page = nuscenes_scans(tmp_path / "in") / "00.pcd.bin", tmp_path / "a.label", tmp_path / "page.html"
+    summary = segment_path(scan, out, Echo())
+    assert summary.notes[-1] == (
+        "a.label holds raw ids of semantickitti: to see it, `mdkt view ... --labels semantickitti`"
+    )
+    page_for_path(scan, page, predictions=out, labels=KITTI)
+    ids = KITTI.from_raw(read_labels(out, 30, np.uint32), "")
+    assert np.array_equal(next(shown(page))["prediction"], ids)

@@ -42,7 +42,7 @@ def page_for_path(
             `predictions/`), or one scan (a labelled one is a `.pcd` with the field `class_id`).
         out: the HTML file.
         predictions: folder or label file with the predictions, where they are not with the scans.
-        labels: label space; by default what the bag or the data set says.
+        labels: label space, with `predictions` that of the predictions; by default what the bag or the data set says.
         topic: cloud topic of a bag with several.
         summary: what `segment_path` returned, for the table and the timings of the whole drive instead of those of the
             scans on the page.

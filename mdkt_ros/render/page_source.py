@@ -84,7 +84,8 @@ def _images(frame: Frame, remarks: list[str]) -> Iterator[tuple[str, npt.NDArray
 @contextmanager
 def open_source(path: Path, predictions: Path | None, labels: LabelSpace | None, topic: str | None) -> Iterator[Source]:
     """Open a drive with its predictions. Raises MdktError: not a drive, or predictions that cannot be read."""
-    drive = open_drive(path, topic=topic, labels=labels)
+    # Of predictions that lie elsewhere, the truth beside the scans may be in other classes.
+    drive = open_drive(path, topic=topic, labels=labels if predictions is None else None)
     if predictions is not None and not predictions.exists():
         raise LabelError(f"{predictions}: does not exist")
     if isinstance(drive, BagDrive):
