@@ -20,7 +20,7 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 
 
 SYNTHETIC = ["embreex>=4.4"]
-TRAIN = [*SYNTHETIC, "omegaconf>=2.3", "tensorboard>=2.15", "open_clip_torch>=2.24"]
+TRAIN = [*SYNTHETIC, "omegaconf>=2.3", "tensorboard>=2.15"]
 
 setup(
     name=NAME,
