@@ -127,11 +127,13 @@ def _segment_frame(drive: Drive, index: int, segmenter: PointLabeller, tally: Ta
 
 
 def _read(drive: Drive, index: int, tally: Tally) -> Frame:
-    """A scan, without its labels where they are damaged: they are for the score alone."""
+    """A scan, without its labels or images where those are damaged: they are for the score and the eye alone."""
     try:
         return drive[index]
     except LabelError as error:
         tally.unscored(str(error))
+    except DriveError as error:
+        tally.note(f"labelled all the same: {error}")
     assert isinstance(drive, SemanticKitti | NuScenes | KittiObject | ScanFolder)
     cloud = read_scan(drive.scan_path(index))
     return Frame("", 0, cloud.xyz(), cloud.intensity())

@@ -142,8 +142,9 @@ class Tally:
         _count(self._unscored, reason)
 
     def note(self, text: str) -> None:
-        """Tell the user something."""
-        self._notes.append(text)
+        """Tell the user something; after as many notes as one reads, only that there is more."""
+        if len(self._notes) <= _REASONS:
+            self._notes.append(text if len(self._notes) < _REASONS else "and more of this kind")
 
     @property
     def reasons(self) -> str:

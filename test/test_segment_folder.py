@@ -8,11 +8,14 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_segment_drive import Echo, digest, kitti_drive
+from PIL import Image
+from test_segment_drive import Echo, digest, kitti_drive, kitti_scan
 
-from mdkt_ros.errors import OutputError
+from mdkt_ros.errors import DriveError, OutputError
 from mdkt_ros.labels import LabelSpace
+from mdkt_ros.render.page import page_for_path
 from mdkt_ros.segment_drive import segment_path
 
 NUSCENES = LabelSpace.load("nuscenes")
@@ -93,3 +96,35 @@ def test_a_full_disk_is_named_by_the_users_path(tmp_path, monkeypatch, labels):
     assert len(copied) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["kitti"]
     assert digest(source) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("image_2/000000.png", r"image_2/000000\.png: cannot be read as an image: no known format$"),
+        ("calib/000000.txt", r"calib/000000\.txt: key Tr_velo_to_cam is missing"),
+    ],
+)
+def test_what_only_images_need_does_not_stop_the_labels(tmp_path, name, reason):
+    """KITTI's object benchmark has a calibration and an image size of its own for every scan."""
+    root = tmp_path / "object"
+    for i in range(2):
+        kitti_scan(root / "velodyne" / f"{i:06d}.bin")
+        for folder in ("calib", "image_2"):
+            (root / folder).mkdir(exist_ok=True)
+    image = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
+    matrices = "R0_rect: 1 0 0 0 1 0 0 0 1\nP2: 8 0 4 0 0 8 4 0 0 0 1 0\nTr_velo_to_cam: 0 -1 0 0 0 0 -1 0 1 0 0 0\n"
+    for i in range(2):
+        image.save(root / "image_2" / f"{i:06d}.png")
+        (root / "calib" / f"{i:06d}.txt").write_text(matrices)
+    (root / name).write_bytes(b"")
+    summary = segment_path(root, tmp_path / "out", Echo())
+    assert (summary.frames, summary.points, len(summary.notes)) == (2, 120, 1)
+    assert re.search("^labelled all the same: .*" + reason, summary.notes[0])
+    page = tmp_path / "page.html"
+    page_for_path(tmp_path / "out", page)
+    assert "Scan 0 is not shown: " in page.read_text("utf-8")
+    for path in (root / name).parent.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DriveError, match="there is no scan to show"):
+        page_for_path(root, page, force=True)

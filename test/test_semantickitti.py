@@ -282,6 +282,15 @@ def test_a_missing_image_matters_only_when_it_is_loaded(tmp_path: Path):
         view.encoded()
 
 
+def test_a_damaged_first_image_costs_one_image(tmp_path: Path):
+    root = write_kitti(tmp_path / "set", 2)
+    (root / "image_2" / "000000.png").write_bytes(b"")
+    drive = SemanticKitti(root)
+    assert drive[1].views[0].load().ndim == 3
+    with pytest.raises(DriveError, match=r"image_2/000000.png: cannot be read as an image: no known format"):
+        drive[0].views[0].load()
+
+
 def test_an_image_of_another_size_is_refused(tmp_path: Path):
     folder = write_kitti(tmp_path / "set", 2)
     Image.new("RGB", (10, 5)).save(folder / "image_2/000001.png")

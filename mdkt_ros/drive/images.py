@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mdkt_ros.camera import Camera
 from mdkt_ros.drive.frame import View
@@ -20,6 +21,23 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DriveError(f"{path}: cannot be read as an image: {_reason(error)}") from error
+
+
+def first_readable(paths: Iterable[Path]) -> tuple[Path, tuple[int, int]] | None:
+    """The first image whose header can be read, and its (width, height); None of no paths.
+
+    Raises:
+        DriveError: not one of them can be read.
+    """
+    damage: DriveError | None = None
+    for path in paths:
+        try:
+            return path, image_size(path)
+        except DriveError as error:
+            damage = damage or error
+    if damage is not None:
+        raise damage
+    return None
 
 
 def load_image(path: Path, camera: Camera) -> npt.NDArray[np.uint8]:
@@ -49,5 +67,7 @@ def image_view(path: Path, camera: Camera, stamp: int) -> View:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no known format"  # its own text repeats the path
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or " ".join(str(error).split())

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mdkt_ros.camera import Camera
 from mdkt_ros.drive.frame import Axes, Frame, View
-from mdkt_ros.drive.images import image_size, image_view
+from mdkt_ros.drive.images import first_readable, image_view
 from mdkt_ros.drive.kitti_calibration import Calibration, read_poses, read_times
 from mdkt_ros.drive.read_frame import read_frame
 from mdkt_ros.drive.selection import Frames, select
@@ -151,11 +151,11 @@ class _Sequence:
         if self._calibration is None:
             return cameras
         for name in IMAGE_FOLDERS:
-            first = min((self.folder / name).glob("*.[pj][np]g"), default=None)
-            if first is not None:
+            found = first_readable(sorted((self.folder / name).glob("*.[pj][np]g")))
+            if found is not None:
+                path, size = found
                 tr = self._calibration.rigid("Tr")
-                camera = self._calibration.camera(name, tr, image_size(first), self.calibration_size)
-                cameras.append((camera, first.suffix))
+                cameras.append((self._calibration.camera(name, tr, size, self.calibration_size), path.suffix))
         return cameras
 
     def stamp(self, number: int) -> int:

@@ -88,7 +88,7 @@ def _readable(source: Source, chosen: Sequence[int], remarks: list[str]) -> Iter
     for index in chosen:
         try:
             frame = source.frame(index, remarks)
-        except CloudError as error:
+        except (CloudError, DriveError) as error:
             remarks.append(f"Scan {index} is not shown: {error}.")
             continue
         shown += 1
