@@ -184,7 +184,7 @@ def synthesize(
     scans: Annotated[int, typer.Option(help="Number of scans.", min=1)] = 20,
     rate: Annotated[float | None, typer.Option(help="Scans a second along the drive; lower is more varied.")] = None,
     images: Annotated[bool, typer.Option(help="Render the cameras' images.")] = True,
-    beams: Annotated[int | None, typer.Option(help="Beams of the LiDAR, 32 or 64.")] = None,
+    beams: Annotated[int | None, typer.Option(help="Beams of the LiDAR; the real one's without it, 64 or 32.")] = None,
     motion_distortion: Annotated[bool, typer.Option(help="Leave the sensor's own motion in the cloud.")] = False,
     force: Force = False,
 ) -> None:

@@ -270,3 +270,9 @@ def test_other_distros_and_storages(tmp_path, options):
 @pytest.mark.parametrize(("camera", "topic"), [("CAM_FRONT", "CAM_FRONT"), ("2", "_2"), ("a-b c", "a_b_c"), ("ü", "_")])
 def test_topic_names(camera, topic):
     assert topic_name(camera) == topic
+
+
+def test_a_file_that_contradicts_the_storage_is_refused(tmp_path):
+    with pytest.raises(OutputError, match=r"drive\.db3: a \.db3 file is sqlite3, not mcap; give --storage sqlite3"):
+        convert(FakeDrive(1), tmp_path / "drive.db3", storage="mcap")
+    assert not list(tmp_path.iterdir())

@@ -284,8 +284,8 @@ def test_memory_does_not_grow_with_the_bag(tmp_path):
         segment_path(source, tmp_path / f"out{frames}", Echo())
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # One scan and its labels are 0.5 MB; a chunk of the bag is 1 MB.
-    assert peaks[1] < peaks[0] + 300_000
+    # 24 scans more, with their labels, are 12 MB; a chunk of the bag is 1 MB, and may be full or not at the peak.
+    assert peaks[1] < peaks[0] + 1_000_000
 
 
 def spoil(kind):

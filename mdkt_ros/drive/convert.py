@@ -34,7 +34,7 @@ from mdkt_ros.drive.rosmsg import (
     typestore,
 )
 from mdkt_ros.drive.transforms import interpolate
-from mdkt_ros.errors import ConfigError, DriveError
+from mdkt_ros.errors import ConfigError, DriveError, OutputError
 
 ODOM, BASE, LIDAR = "odom", "base_link", "lidar"
 PERIOD = 100_000_000
@@ -87,6 +87,9 @@ def convert(
     """
     if distro not in BAG_VERSIONS or storage not in ("mcap", "sqlite3"):
         raise ConfigError(f"{distro}, {storage}: distro is {', '.join(BAG_VERSIONS)}, storage is mcap or sqlite3")
+    written = {".mcap": "mcap", ".db3": "sqlite3"}.get(Path(out).suffix, storage)
+    if written != storage:
+        raise OutputError(f"{out}: a {Path(out).suffix} file is {written}, not {storage}; give --storage {written}")
     if not len(drive):
         raise DriveError(f"{drive.name}: no scans to convert")
     with write_bag(Path(out), storage=storage, version=BAG_VERSIONS[distro], force=force) as writer:
