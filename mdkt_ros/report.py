@@ -104,7 +104,8 @@ def print_measurements(console: Console, results: Sequence[Measurement]) -> None
         table.add_column(column, justify="right")
     for row in results:
         figures = (row.gflop, row.single_ms, row.maps_ms, row.wall_ms)
-        table.add_row(row.preset, f"{row.width:g}", f"{row.parameters:,}", *(f"{figure:.4g}" for figure in figures))
+        size = f"{row.parameters / 1e6:.2f}"
+        table.add_row(row.preset, f"{row.width:g}", size, *(f"{figure:.4g}" for figure in figures))
     console.print(table)
 
 
