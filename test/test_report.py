@@ -130,8 +130,8 @@ def test_measurements():
     assert "121,600 points, 84,000 voxels" in text
     assert "wall ms, 2 threads" in text
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "minkunet" in line]
-    assert lines[0] == ["minkunet18", "0.5", "5,433,219", "12.35", "600", "90", "350"]
-    assert lines[1] == ["minkunet34", "1", "37,000,000", "98", "2600", "91", "1350"]
+    assert lines[0] == ["minkunet18", "0.5", "5.43", "12.35", "600", "90", "350"]
+    assert lines[1] == ["minkunet34", "1", "37.00", "98", "2600", "91", "1350"]
 
 
 def test_description():
