@@ -248,6 +248,29 @@ def view(
 
 
 @app.command()
+def picture(
+    source: Annotated[Path, typer.Argument(help="What `mdkt segment` left, or any labelled drive or scan.")],
+    out: Annotated[Path, typer.Argument(help="The .png or .jpg to write.")],
+    kind: Annotated[
+        Literal["birdseye", "overlay", "perspective"],
+        typer.Option(help="From above (with truth and error where there is truth), on a camera's image, or in 3D."),
+    ] = "birdseye",
+    scan: Annotated[int, typer.Option(help="Position in the drive.", min=0)] = 0,
+    camera: Annotated[str | None, typer.Option(help="Camera of an overlay; the first without it.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Folder or file of the predictions, where they are not with the scans.")
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
+    force: Force = False,
+) -> None:
+    """Draw one scan, coloured by class."""
+    from mdkt_ros.render.picture import picture_for_path
+
+    picture_for_path(source, out, kind, scan=scan, camera=camera, predictions=predictions, topic=topic, force=force)
+    _print_written(out)
+
+
+@app.command()
 def info(
     path: Annotated[Path, typer.Argument(help="A bag, data set folder, scan or checkpoint.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

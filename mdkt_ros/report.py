@@ -95,7 +95,7 @@ def print_measurements(console: Console, results: Sequence[Measurement]) -> None
     table.add_column("preset", no_wrap=True)
     for column in (
         "width",
-        "parameters",
+        "M params",
         "GFLOP",
         "CPU ms, 1 thread",
         "of it maps",
