@@ -8,11 +8,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from PIL import Image
 from rich.console import Console
 
 from mdkt_ros.output import atomic_output
-from mdkt_ros.segment_summary import PointLabeller, for_drive
 from mdkt_ros.segmenter import SHIPPED, Segmenter
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -40,6 +38,7 @@ def run_demo(
     from mdkt_ros.drive.convert import convert
     from mdkt_ros.drive.synthetic import synthesize
     from mdkt_ros.render.page import page_for_path
+    from mdkt_ros.render.picture import PICTURES, picture_for_path
     from mdkt_ros.report import print_summary, summary_json
     from mdkt_ros.segment_drive import segment_path
 
@@ -72,37 +71,11 @@ def run_demo(
                 facts=[("Checkpoint", checkpoint.name if checkpoint else SHIPPED)],
                 progress=done,
             )
-            draw_pictures(folder, segmenter)
+            for kind in PICTURES:
+                picture_for_path(folder / "labelled", folder / f"{kind}.png", kind, scan=3 * summary.frames // 4)
         lap("draw")
         document = {"seed": seed, **summary_json(summary), "seconds": seconds}
         (folder / "table.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print_summary(console, summary)
     console.print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
     console.out(f"Labelled drive: {out / 'labelled'}   Page: {out / 'report.html'}", highlight=False)
-
-
-def draw_pictures(folder: Path, segmenter: PointLabeller) -> None:
-    """Truth against prediction from above, labels on the image and a view of the cloud, of the drive's middle scan."""
-    from mdkt_ros.drive import open_drive
-    from mdkt_ros.render.birdseye import birdseye, comparison
-    from mdkt_ros.render.overlay import overlay
-    from mdkt_ros.render.perspective import perspective
-
-    drive = open_drive(folder / "town")
-    frame = drive[len(drive) // 2]
-    segmenter = for_drive(segmenter, drive.axes, drive.intensity_scale)
-    predicted, labels = segmenter.segment(frame.points, frame.intensity).class_id, segmenter.labels
-    assert drive.labels is not None
-    assert frame.labels is not None
-    # A checkpoint of other classes has nothing to compare.
-    same = drive.labels.names == labels.names
-    pictures: dict[str, Image.Image] = {
-        "birdseye": comparison(frame.points, frame.labels, predicted, labels)
-        if same
-        else birdseye(frame.points, predicted, labels),
-        "perspective": perspective(frame.points, predicted, labels),
-    }
-    for view in frame.views[:1]:
-        pictures["overlay"] = overlay(view.load(), view.camera, frame.points, predicted, labels)
-    for name, picture in pictures.items():
-        picture.save(folder / f"{name}.png")

@@ -18,8 +18,8 @@ from rich.console import Console
 from rosbags.highlevel import AnyReader
 from small_models import random_meta, random_network
 
-import mdkt_ros.demo
 import mdkt_ros.drive.synthetic
+import mdkt_ros.render.picture
 from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.cloud import parse_pointcloud2
 from mdkt_ros.demo import run_demo
@@ -140,10 +140,10 @@ def raw_names() -> dict[int, str | None]:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_nothing_is_left_of_a_demo_that_fails_at_its_end(tmp_path, monkeypatch, quick, checkpoint, error):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_options: object) -> None:
         raise error
 
-    monkeypatch.setattr(mdkt_ros.demo, "draw_pictures", fail)
+    monkeypatch.setattr(mdkt_ros.render.picture, "picture_for_path", fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
         demo(tmp_path / "out", checkpoint)
     assert list(tmp_path.iterdir()) == []
@@ -173,7 +173,7 @@ def test_a_checkpoint_of_other_classes_and_axes(tmp_path, quick):
     assert list(table["classes"]) == list(nuscenes.names)
     assert "miou" not in table
     with BagDrive(tmp_path / "out" / "labelled") as drive:
-        expected = perspective(drive[SCANS // 2].points, drive.prediction(SCANS // 2), nuscenes)
+        expected = perspective(drive[3 * SCANS // 4].points, drive.prediction(3 * SCANS // 4), nuscenes, legend=True)
     with Image.open(tmp_path / "out" / "perspective.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
 

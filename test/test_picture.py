@@ -9,7 +9,7 @@ from PIL import Image
 
 from mdkt_ros.drive.convert import convert
 from mdkt_ros.errors import CameraError, DriveError, LabelError, OutputError
-from mdkt_ros.render.picture import picture_for_path
+from mdkt_ros.render.picture import PICTURES, picture_for_path
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def bare(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("kind", ["birdseye", "overlay", "perspective"])
+@pytest.mark.parametrize("kind", PICTURES)
 def test_each_kind_is_drawn_in_the_colours_of_the_truth(bag, tmp_path, kind):
     picture_for_path(bag, tmp_path / "a.png", kind, scan=1)
     with Image.open(tmp_path / "a.png") as picture:

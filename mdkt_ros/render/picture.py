@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from PIL import Image
 
@@ -18,6 +18,8 @@ from mdkt_ros.render.page_source import open_source
 from mdkt_ros.render.perspective import perspective
 
 PictureKind = Literal["birdseye", "overlay", "perspective"]
+PICTURES: tuple[PictureKind, ...] = get_args(PictureKind)
+"""Every kind of picture."""
 
 
 def picture_for_path(
