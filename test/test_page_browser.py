@@ -137,11 +137,21 @@ def test_slider_and_keys_change_the_scan(page):
     page.find("#cloud").send_keys("[")
     assert page.find("#name").text == "1 / 2 · first"
     assert page.pixels_of(CAR) > 1000
+
+
+def test_play_goes_round_and_stops(page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     page.find("#play").click()
-    page.browser.execute_async_script("setTimeout(arguments[0], 400)")
+    # It goes on while the test looks, so each scan is waited for, not expected at a moment.
+    wait = WebDriverWait(page.browser, 30, poll_frequency=0.02)
+    for name in ("2 / 2 · second", "1 / 2 · first"):
+        wait.until(lambda _, name=name: page.find("#name").text == name)
     page.find("#play").click()
     assert page.find("#play").get_attribute("aria-label") == "Play"
-    assert page.find("#name").text == "2 / 2 · second"
+    shown = page.find("#name").text
+    page.browser.execute_async_script("setTimeout(arguments[0], 1000)")
+    assert page.find("#name").text == shown
 
 
 def test_mouse_keys_and_wheel_move_the_view(page):
