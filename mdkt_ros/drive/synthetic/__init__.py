@@ -1,7 +1,7 @@
 """Synthetic drives: a procedural town seen by a spinning LiDAR and by cameras. Needs the extra `synthetic` (embreex).
 
-Towns come from seeds. Those to train in, to choose settings by, to be scored in, and to pre-train images and text on never
-share one: `TRAIN_SEEDS`, `VALIDATION_SEEDS`, `TEST_SEEDS`, `PRETRAINING_SEEDS`.
+Towns come from seeds. Those to train in, to choose settings by, to be scored in, and to pre-train images and text on
+never share one: `TRAIN_SEEDS`, `VALIDATION_SEEDS`, `TEST_SEEDS`, `PRETRAINING_SEEDS`.
 """
 
 from __future__ import annotations
