@@ -22,6 +22,15 @@ from omegaconf.errors import OmegaConfBaseException
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PRESETS
 from mdkt_ros.voxels import check_features
+from training.scheme.config import (
+    ContrastConfig,
+    ImageNetworkConfig,
+    ImagesConfig,
+    PseudoConfig,
+    ScheduleConfig,
+    TeacherConfig,
+    TransferConfig,
+)
 
 DATA_KINDS = ("semantickitti", "scribblekitti", "nuscenes", "folder", "synthetic")
 
@@ -112,6 +121,13 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    image_network: ImageNetworkConfig = field(default_factory=ImageNetworkConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     out: str = ""  # folder of the run: state.safetensors, model.safetensors, log.csv, config.yaml, events.*
     seed: int = 0  # of the weights, the order of the scans and the augmentation
     device: str = "auto"  # auto | cpu | cuda | cuda:1
@@ -131,6 +147,8 @@ PLACE_KEYS = {
     "data.root",
     "data.draws",
     "data.cache",
+    "pseudo.cache",
+    "image_network.weights",
 }
 """Keys that say where a run happens, not what it computes: they may differ when it is resumed."""
 

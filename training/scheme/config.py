@@ -1,0 +1,78 @@
+"""Settings of the scheme's parts. Each part has a weight, 0 by default: a recipe that sets none is labels only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ImagesConfig:
+    """The camera images that belong to the training scans; read when a part that needs them is on."""
+
+    cameras: int = 1  # images a scan and step, drawn anew each time from those that there are
+    scale: float = 0.5  # of the recorded size, before anything else
+    color: float = 0.2  # brightness, contrast and saturation, uniform in 1 +-
+    flip: float = 0.0  # probability of mirroring an image, its points' pixels with it
+
+
+@dataclass
+class ImageNetworkConfig:
+    """The image network; it exists in training only."""
+
+    name: str = "resnet18"  # timm model
+    weights: str = ""  # .safetensors file, or `timm` for the published weights of that name; empty: none
+    channels: int = 64  # of each pyramid level
+    lr: float = 0.25  # factor on the learning rate of what has weights already
+
+
+@dataclass
+class TransferConfig:
+    """Multi-scale deformable knowledge transfer."""
+
+    weight: float = 0.0  # of the distillation from the fused branch to the point network
+    fused: float = 1.0  # of CE + Lovasz of the fused branch on the labels
+    image: float = 1.0  # of CE + Lovasz of the image network's own prediction on the labels
+    scales: list[int] = field(default_factory=lambda: [8, 4, 2, 1])  # strides of the decoder's stages
+    levels: int = 4  # pyramid levels a query looks at, from the finest; 1: its home level alone
+    heads: int = 4
+    offsets: int = 4  # places a head looks at in each level; 0: one-to-one
+    offset_lr: float = 0.1  # factor on the learning rate of the offsets
+    temperature: float = 1.0
+
+
+@dataclass
+class PseudoConfig:
+    """Labels for unlabelled points from the image-text model and the teacher."""
+
+    weight: float = 0.0
+    cache: str = ""  # folder that training/pseudo_labels.py wrote; empty: the teacher alone
+    sure: float = 0.9  # probability from which one of the two is believed without the other
+    agree: float = 0.5  # probability that the teacher needs when both name the same class
+
+
+@dataclass
+class ContrastConfig:
+    """Semantic contrastive regularization in the text model's space."""
+
+    weight: float = 0.0
+    dim: int = 128  # of the embeddings where there is no text model
+    temperature: float = 0.07
+    queue: int = 256  # embeddings kept of each class
+    anchors: int = 1024  # a step, classes alike
+    momentum: float = 0.99  # of the prototypes
+    negatives: float = 0.05  # a class is a safe negative of a point when no source gives it more than this
+
+
+@dataclass
+class TeacherConfig:
+    """The running mean of the point network's weights as a teacher; its momentum is optim.average."""
+
+    weight: float = 0.0  # of KL(teacher || student) on unlabelled points
+
+
+@dataclass
+class ScheduleConfig:
+    """When the parts that need no label join."""
+
+    labels_only: float = 0.1  # share of the steps before pseudo, contrast and teacher begin
+    ramp: float = 0.1  # share of the steps in which their weights rise to full
