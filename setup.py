@@ -20,7 +20,8 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 
 
 SYNTHETIC = ["embreex>=4.4"]
-TRAIN = [*SYNTHETIC, "omegaconf>=2.3", "tensorboard>=2.15"]
+TEXT = ["open_clip_torch>=2.24", "torchvision"]
+TRAIN = [*SYNTHETIC, *TEXT, "omegaconf>=2.3", "tensorboard>=2.15", "timm>=1.0"]
 
 setup(
     name=NAME,
@@ -61,6 +62,7 @@ setup(
     ],
     extras_require={
         "synthetic": SYNTHETIC,
+        "text": TEXT,  # to name what to look for: mdkt segment --prompt
         "train": TRAIN,
         "torchsparse": ["torchsparse"],
         "dev": [
