@@ -153,6 +153,16 @@ PLACE_KEYS = {
 """Keys that say where a run happens, not what it computes: they may differ when it is resumed."""
 
 
+def uses_images(config: TrainConfig) -> bool:
+    """Whether a part of the scheme looks at the scans' images while it trains."""
+    return config.transfer.weight > 0
+
+
+def uses_teacher(config: TrainConfig) -> bool:
+    """Whether a part of the scheme asks the running mean of the weights."""
+    return max(config.pseudo.weight, config.teacher.weight, config.contrast.weight) > 0
+
+
 def flatten(config: TrainConfig) -> dict[str, Any]:
     """`section.key` -> value of every setting, of JSON types only."""
     flat: dict[str, Any] = {}

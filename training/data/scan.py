@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,13 @@ class Scan:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def find(self, part: int, recorded: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        """Rows (P,) of this scan that hold the recorded points (P,) of a part; -1 for points that were left out."""
+        rows = np.flatnonzero(self.part == part)
+        table = np.full(int(max(self.index[rows].max(initial=-1), recorded.max(initial=-1))) + 1, -1, dtype=np.int64)
+        table[self.index[rows]] = rows
+        return table[recorded]
 
     def take(self, kept: npt.NDArray[np.bool_]) -> Scan:
         """The points of the mask `kept` (N,), everything known about them with them."""
