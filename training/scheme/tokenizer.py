@@ -69,7 +69,8 @@ class WordTokenizer:
         listed = [texts] if isinstance(texts, str) else list(texts)
         rows = torch.zeros(len(listed), length, dtype=torch.int64)
         for row, text in zip(rows, listed, strict=True):
-            ids = [START, *(self._ids.get(word, UNKNOWN) for word in split_words(text))][: length - 1] + [self.end]
+            known = [self._ids.get(word, UNKNOWN) for word in split_words(text)]
+            ids = [START, *known[: length - 2], self.end]
             row[: len(ids)] = torch.tensor(ids)
         return rows
 
