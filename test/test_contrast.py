@@ -67,7 +67,7 @@ def filled(text: bool = True, classes: tuple[int, ...] = (0, 1, 3)) -> SemanticC
     module = make(text)
     for step in range(3):
         target = torch.tensor([classes[i % len(classes)] for i in range(7)])
-        module.update(unit(7, DIM, seed=step), target, torch.arange(7) % 3 > 0)
+        module.update(unit(7, DIM, seed=step), target, torch.arange(7) % 2 == 0)
     return module
 
 
