@@ -169,9 +169,9 @@ class DeformableTransfer(nn.Module):
         self.query = nn.Sequential(nn.Linear(in_channels, channels), nn.LayerNorm(channels))
         self.place = nn.Linear(channels, heads * levels * offsets * 2)
         self.attention = nn.Linear(channels, heads * levels * offsets)
-        self.value = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels, bias=False)
         self.out = nn.Linear(channels, channels, bias=False)
-        for fresh in (self.place.weight, self.attention.weight, self.attention.bias, self.out.weight, self.value.bias):
+        for fresh in (self.place.weight, self.attention.weight, self.attention.bias, self.out.weight):
             nn.init.zeros_(fresh)
         with torch.no_grad():
             self.place.bias.copy_(rings(heads, offsets)[:, None].expand(-1, levels, -1, -1).flatten())
@@ -180,9 +180,9 @@ class DeformableTransfer(nn.Module):
         """Where the points with these features (V, C) look. Not for the one-to-one mapping."""
         query = self.query(features)
         shape = (len(features), self.heads, len(self.levels), self.offsets)
+        weight = self.attention(query).view(*shape[:2], shape[2] * shape[3]).softmax(-1).view(shape)
         # Places in the image need more digits than half precision has.
         offset = self.place(query).float() if query.dtype != torch.float64 else self.place(query)
-        weight = self.attention(query).view(*shape[:2], -1).softmax(-1).view(shape)
         return Look(tuple(self.strides[level] for level in self.levels), offset.view(*shape, 2), weight)
 
     def forward(self, features: Tensor, voxel: Tensor, pyramid: Pyramid) -> Tensor:
