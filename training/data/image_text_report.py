@@ -66,9 +66,8 @@ class Report:
 
     def table(self) -> Table:
         """Per-class figures in percent; last mean IoU, and precision and recall of all points together."""
-        out = Table(
-            "class", "points", "labels", "weight", "IoU raw", "precision", "recall", "IoU", "sure: prec.", "rec."
-        )
+        names = ("points", "labels", "weight", "raw IoU", "IoU", "prec.", "recall", "sure prec.", "recall")
+        out = Table("class", *names, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
         for column in out.columns[1:]:
             column.justify = "right"
         raw, calibrated, sure = (scores(part) for part in (self.raw, self.calibrated, self.sure))

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from mdkt_ros.errors import ConfigError
 
@@ -24,16 +23,16 @@ MIN_PRECISION = 0.4
 """Precision below which a class is switched off."""
 _PRIOR_LABELS = 4.0
 """Labels that the prior precision counts as."""
-_FOLDS = 4
+_FOLDS = 3
+_BLOCK = 512
 _MOST_LABELS = 5_000
 """Labels to fit by; the others tell how right it is."""
 _CANDIDATES: tuple[tuple[str, float, float], ...] = (
     ("temperature", math.inf, math.inf),
-    ("bias", 0.1, math.inf),
-    ("bias", 1.0, math.inf),
-    ("matrix", 0.1, 3.0),
-    ("matrix", 1.0, 30.0),
-    ("matrix", 1.0, 300.0),
+    ("bias", 0.3, math.inf),
+    ("matrix", 0.3, 3.0),
+    ("matrix", 0.3, 30.0),
+    ("matrix", 0.3, 300.0),
 )
 """Maps to choose from: name, and how strongly bias and matrix are held to zero."""
 
@@ -228,37 +227,54 @@ def _fit(
     candidate: tuple[str, float, float],
 ) -> tuple[Floats, Floats]:
     """Matrix (C, C) and bias (C,) of the largest posterior, priors centred on the identity and on zero."""
-    classes = inputs.shape[1]
-    if not len(truth):
+    classes, count = inputs.shape[1], len(truth)
+    if not count:
         return np.eye(classes), np.zeros(classes)
     _, hold_bias, hold_matrix = candidate
-    x, y = torch.from_numpy(inputs), torch.from_numpy(truth)
+    free_bias, free_matrix = math.isfinite(hold_bias), math.isfinite(hold_matrix)
+    rows = np.arange(count)
     # A label whose class was dropped from its image says nothing about the map.
-    mask = torch.from_numpy(absent & (np.arange(classes) != truth[:, None]))
-    log_slope = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=math.isfinite(hold_bias))
-    change = torch.zeros(classes, classes, dtype=torch.float64, requires_grad=math.isfinite(hold_matrix))
-    free = [part for part in (log_slope, bias, change) if part.requires_grad]
-    optimizer = torch.optim.LBFGS(free, max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+    mask = absent & (np.arange(classes) != truth[:, None])
+    flat = torch.zeros(1 + free_bias * classes + free_matrix * classes**2, dtype=torch.float64, requires_grad=True)
+    parameters = flat.detach().numpy()  # the same memory
 
-    def linear() -> Tensor:
-        return torch.eye(classes, dtype=torch.float64) * log_slope.exp() + change
+    def unpack() -> tuple[float, Floats, Floats]:
+        bias = parameters[1 : 1 + classes] if free_bias else np.zeros(classes)
+        change = parameters[1 + classes :].reshape(classes, classes) if free_matrix else np.zeros((classes, classes))
+        return math.exp(parameters[0]), bias, change
 
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        logits = (x @ linear() + bias).masked_fill(mask, -torch.inf)
-        loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum") + log_slope.square() / 8
-        if bias.requires_grad:
-            loss = loss + hold_bias / 2 * bias.square().sum()
-        if change.requires_grad:
-            loss = loss + hold_matrix / 2 * change.square().sum()
-        loss = loss / len(y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+    def objective() -> float:
+        """Mean loss at `flat`, and its gradient: by hand, which is ten times as fast at this size."""
+        slope, bias, change = unpack()
+        probability = _softmax(slope * inputs + _product(inputs, change) + bias, mask)
+        loss = -np.log(np.maximum(probability[rows, truth], 1e-300)).sum() + parameters[0] ** 2 / 8
+        probability[rows, truth] -= 1
+        parts = [np.array([slope * (probability * inputs).sum() + parameters[0] / 4])]
+        if free_bias:
+            loss += hold_bias / 2 * (bias**2).sum()
+            parts.append(probability.sum(0) + hold_bias * bias)
+        if free_matrix:
+            loss += hold_matrix / 2 * (change**2).sum()
+            parts.append((_gram(inputs, probability) + hold_matrix * change).ravel())
+        flat.grad = torch.from_numpy(np.concatenate(parts) / count)
+        return float(loss) / count
 
-    with torch.enable_grad():
-        optimizer.step(objective)  # type: ignore[no-untyped-call]
-    return linear().detach().numpy(), bias.detach().numpy()
+    optimizer = torch.optim.LBFGS(
+        [flat], max_iter=60, history_size=10, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    slope, bias, change = unpack()
+    return np.eye(classes) * slope + change, bias.copy()
+
+
+def _product(x: Floats, weights: Floats) -> Floats:
+    """x @ weights, in blocks so small that BLAS starts no threads, which on a busy machine wait for each other."""
+    return np.concatenate([x[i : i + _BLOCK] @ weights for i in range(0, len(x), _BLOCK)])
+
+
+def _gram(x: Floats, y: Floats) -> Floats:
+    """x.T @ y, likewise."""
+    return np.asarray(sum(x[i : i + _BLOCK].T @ y[i : i + _BLOCK] for i in range(0, len(x), _BLOCK)))
 
 
 def _shrunk_precision(hits: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> Floats:
