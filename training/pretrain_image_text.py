@@ -1,0 +1,181 @@
+"""Trains a small open_clip model on crops and captions: the stand-in for CLIP. `training/pretrain.py` runs it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.data.captions import caption_tokenizer
+from training.data.crops import Crops
+from training.losses import TrainingError
+from training.optimization import learning_rate
+from training.scheme.tokenizer import UNKNOWN, WordTokenizer
+from training.scheme.vision_ops import import_open_clip
+
+MEAN, DEVIATION = (0.42, 0.42, 0.40), (0.22, 0.22, 0.22)
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class ImageTextConfig:
+    """The two towers and how long they learn."""
+
+    image_size: int = 64  # pixels of a side of what the image tower looks at
+    patch: int = 8
+    width: int = 192
+    layers: int = 4
+    head_width: int = 64
+    pool: str = "avg"  # avg | tok
+    dim: int = 128  # of the space that both towers share
+    text_width: int = 128
+    text_layers: int = 2
+    batch_size: int = 256
+    epochs: float = 8.0  # passes over the crops; fractions are allowed
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.05  # share of the steps
+    unknown: float = 0.02  # share of the words that are hidden, so that an unknown one does no harm
+    color: float = 0.2  # brightness, contrast and saturation, uniform in 1 +-
+
+
+def build_image_text(config: ImageTextConfig, tokenizer: WordTokenizer) -> tuple[nn.Module, dict[str, Any]]:
+    """An open_clip `CLIP` with fresh weights, and the `model_cfg` that builds it."""
+    open_clip = import_open_clip()
+    model_cfg = {
+        "embed_dim": config.dim,
+        "vision_cfg": {
+            "image_size": config.image_size,
+            "patch_size": config.patch,
+            "width": config.width,
+            "layers": config.layers,
+            "head_width": config.head_width,
+            "pool_type": config.pool,
+        },
+        "text_cfg": {
+            "context_length": tokenizer.context_length,
+            "vocab_size": tokenizer.vocab_size,
+            "width": config.text_width,
+            "heads": max(config.text_width // 32, 1),
+            "layers": config.text_layers,
+        },
+    }
+    model: nn.Module = open_clip.model.CLIP(**json.loads(json.dumps(model_cfg)))
+    return model, model_cfg
+
+
+def train_image_text(
+    crops: Crops, config: ImageTextConfig, seed: int, dtype: torch.dtype | None, progress: Progress | None = None
+) -> tuple[nn.Module, dict[str, Any], list[float]]:
+    """Teach a fresh model which caption belongs to which crop.
+
+    Args:
+        dtype: of the towers' arithmetic, None for that of the weights.
+        progress: called as (steps done, steps).
+
+    Returns:
+        The model, its `model_cfg`, and each step's loss.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    tokenizer = caption_tokenizer()
+    model, model_cfg = build_image_text(config, tokenizer)
+    tokens = tokenizer(crops.captions)
+    steps = max(round(config.epochs * len(crops.images) / config.batch_size), 1)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.lr,
+        betas=(0.9, 0.98),
+    )
+    criterion = import_open_clip().loss.ClipLoss()
+    losses: list[float] = []
+    batches = Batches(len(crops.images), config.batch_size, rng)
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, config.lr, config.warmup)
+        index = batches.take()
+        images = normalize(augment(crops.images[index], config.image_size, config.color, rng))
+        text = tokens[torch.from_numpy(index)]
+        hidden = torch.from_numpy(rng.random(text.shape) < config.unknown)
+        hidden &= (text > UNKNOWN + 1) & (text < tokenizer.end)
+        text = text.masked_fill(hidden, UNKNOWN)
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            image_features, text_features, scale = model(images, text)
+        loss = criterion(image_features.float(), text_features.float(), scale.float())
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise TrainingError(f"step {step}: the loss of crops and captions is {losses[-1]}; lower image_text.lr")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, float(np.log(100)))  # type: ignore[operator, union-attr]
+        if progress is not None:
+            progress(step + 1, steps)
+    return model.eval(), model_cfg, losses
+
+
+class Batches:
+    """Indices of batches: every one of `count` once, in a new order each time round."""
+
+    def __init__(self, count: int, size: int, rng: np.random.Generator) -> None:
+        self._count, self._size, self._rng = count, min(size, count), rng
+        self._left: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def take(self) -> npt.NDArray[np.int64]:
+        """The next (size,) indices."""
+        if len(self._left) < self._size:
+            self._left = self._rng.permutation(self._count)
+        batch, self._left = self._left[: self._size], self._left[self._size :]
+        return batch
+
+
+def augment(images: npt.NDArray[np.uint8], size: int, color: float, rng: np.random.Generator) -> Tensor:
+    """Cut out, mirror and recolour: (N, S, S, 3) uint8 to (N, 3, size, size) float32 in 0..1."""
+    room = images.shape[1] - size
+    corner = rng.integers(room + 1, size=(len(images), 2)) if room > 0 else np.zeros((len(images), 2), dtype=np.int64)
+    cut = np.stack([image[y : y + size, x : x + size] for image, (y, x) in zip(images, corner, strict=True)])
+    mirror = rng.random(len(cut)) < 0.5
+    cut[mirror] = cut[mirror, :, ::-1]
+    pixels = torch.from_numpy(cut).permute(0, 3, 1, 2).float() / 255
+    gain, contrast, saturation = torch.from_numpy(rng.uniform(1 - color, 1 + color, (3, len(cut), 1, 1, 1))).float()
+    mean = pixels.mean((1, 2, 3), keepdim=True)
+    pixels = (mean + (pixels - mean) * contrast) * gain
+    gray = pixels.mean(1, keepdim=True)
+    return (gray + (pixels - gray) * saturation).clamp(0, 1)
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """Subtract the mean and divide by the deviation that the model's `preprocess_cfg` names."""
+    shape = (1, 3, 1, 1)
+    return (pixels - torch.tensor(MEAN).view(shape)) / torch.tensor(DEVIATION).view(shape)
+
+
+def save_image_text(folder: Path, model: nn.Module, model_cfg: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write what `open_clip.create_model("local-dir:...")` reads, and the tokenizer, into a new folder."""
+    folder.mkdir()
+    config = {
+        "model_cfg": model_cfg,
+        "preprocess_cfg": {"mean": list(MEAN), "std": list(DEVIATION), "interpolation": "bilinear"},
+        "pretraining": about,
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    state = {key: value.detach().float().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    caption_tokenizer().save(folder)
