@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PRESETS
 from mdkt_ros.voxels import check_features
+from training.data.budgets import BUDGETS
 from training.scheme.config import (
     ContrastConfig,
     ImageNetworkConfig,
@@ -50,7 +51,8 @@ class DataConfig:
     town_scans: int = 16  # synthetic: scans of the drive through each
     town_rate: float = 0.5  # synthetic: scans a second of driving; a low rate gives scans that differ
     town_images: bool = False  # synthetic: render the camera's images, which labels alone do not need
-    percent: float = 100.0  # label budget: share of the labelled points of each scan, at least one a scan
+    budget: str = "points"  # how labels are given: points | clicks (one an instance) | frames (whole scans)
+    percent: float = 100.0  # of the labelled points of each scan, or of the scans, at least one; clicks have none
     draw_seed: int = 0  # of the label draw, apart from the seed of the run
     draws: str = "runs/draws"  # folder where label draws are stored; a draw that is there is used, never redrawn
     cache: bool = False  # keep all scans in memory (small sets)
@@ -267,6 +269,7 @@ def _check_values(config: TrainConfig) -> None:
         need(key, all(math.isfinite(n) for n in numbers if isinstance(n, float)), "finite")
     choices = {
         "data.kind": (config.data.kind, DATA_KINDS),
+        "data.budget": (config.data.budget, BUDGETS),
         "model.preset": (config.model.preset, PRESETS),
         "optim.amp": (config.optim.amp, ("auto", "off", "bf16", "fp16")),
         "loss.class_weights": (config.loss.class_weights, ("none", "sqrt")),
@@ -277,6 +280,8 @@ def _check_values(config: TrainConfig) -> None:
         synthetic = config.data.kind == "synthetic"
         need(key, not synthetic or flatten(config)[key] > 0, "above 0 for synthetic data")
     need("data.percent", 0 < config.data.percent <= 100, "above 0 and at most 100")
+    clicked = config.data.budget == "clicks"
+    need("data.percent", not clicked or config.data.percent == 100, "100 for data.budget = clicks, which has no share")
     need("model.voxel_size", config.model.voxel_size > 0, "above 0 metres")
     need("model.width", config.model.width > 0, "above 0")
     need("model.minimum", len(config.model.minimum) == 3, "three numbers")

@@ -76,7 +76,9 @@ def shared_draw(config: TrainConfig, processes: Processes, source: Source) -> La
             def progress(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
 
-            return stored_draw(source, data.percent, data.draw_seed, Path(data.draws), progress=progress)
+            return stored_draw(
+                source, data.percent, data.draw_seed, Path(data.draws), unit=data.budget, progress=progress
+            )
 
     made = draw() if processes.first else None
     processes.barrier()

@@ -48,6 +48,8 @@ class PseudoConfig:
     cache: str = ""  # folder that training/pseudo_labels.py wrote; empty: the teacher alone
     sure: float = 0.9  # probability from which one of the two is believed without the other
     agree: float = 0.5  # probability that the teacher needs when both name the same class
+    floor: float = 0.6  # a class that is seldom named surely may be believed from here on ...
+    share: float = 0.5  # ... where the surest of its predictions begin that make up this share of them
 
 
 @dataclass
