@@ -47,7 +47,9 @@ class DataConfig:
     scenes: list[str] = field(default_factory=list)  # nuScenes: scene names; empty: all
     split: str = ""  # nuScenes: instead of scenes, a split of the version's splits.json
     frames: str = ""  # of what is chosen so far: "0-20", "0-20,25"; empty: all
-    towns: int = 0  # synthetic: towns 0, 1, ... to train in, made under `root` where they are missing
+    towns: int = 0  # synthetic: how many towns, made under `root` where they are missing
+    town_first: int = 0  # synthetic: seed of the first town; to train: towns below 1000
+    town_format: str = "semantickitti"  # synthetic: whose sensors: semantickitti (one camera) | nuscenes (six)
     town_scans: int = 16  # synthetic: scans of the drive through each
     town_rate: float = 0.5  # synthetic: scans a second of driving; a low rate gives scans that differ
     town_images: bool = False  # synthetic: render the camera's images, which labels alone do not need
@@ -269,6 +271,7 @@ def _check_values(config: TrainConfig) -> None:
         need(key, all(math.isfinite(n) for n in numbers if isinstance(n, float)), "finite")
     choices = {
         "data.kind": (config.data.kind, DATA_KINDS),
+        "data.town_format": (config.data.town_format, ("semantickitti", "nuscenes")),
         "data.budget": (config.data.budget, BUDGETS),
         "model.preset": (config.model.preset, PRESETS),
         "optim.amp": (config.optim.amp, ("auto", "off", "bf16", "fp16")),
@@ -276,6 +279,7 @@ def _check_values(config: TrainConfig) -> None:
     }
     for key, (chosen, allowed) in choices.items():
         need(key, chosen in allowed, f"one of {', '.join(allowed)}")
+    need("data.town_first", config.data.town_first >= 0, "0 or more")
     for key in ("data.towns", "data.town_scans", "data.town_rate"):
         synthetic = config.data.kind == "synthetic"
         need(key, not synthetic or flatten(config)[key] > 0, "above 0 for synthetic data")

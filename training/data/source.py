@@ -13,7 +13,7 @@ from mdkt_ros.drive.semantickitti import SemanticKitti
 from mdkt_ros.errors import ConfigError, DriveError
 from mdkt_ros.labels import LabelSpace
 from training.config import DataConfig
-from training.data.towns import town_sequences
+from training.data.towns import open_towns
 
 
 class FileDrive(Drive, Protocol):
@@ -82,7 +82,7 @@ def open_data(config: DataConfig) -> FileDrive:
     space = LabelSpace.load(config.label_space) if config.label_space else None
     frames = config.frames or None
     if config.kind == "synthetic":
-        return SemanticKitti(root, sequences=town_sequences(config), frames=frames)
+        return open_towns(config)
     kitti = config.kind in ("semantickitti", "scribblekitti")
     for key, fits in (
         ("sequences", kitti),

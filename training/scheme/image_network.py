@@ -1,0 +1,124 @@
+"""The image network: a ResNet-like backbone from timm and a feature pyramid of equal channels on top of it.
+
+No image's features depend on another image, nor on how many processes share a batch: a batch holds one or two images of
+each process, whose batch statistics would be poor. So a backbone with weights keeps the running statistics of its batch
+norms (their scale and shift go on learning, slowly); in one without, group norms take their place. The pyramid is
+normalised pixel by pixel over the channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.scheme.backbone import group_norms, load_backbone, make_backbone
+from training.scheme.config import ImageNetworkConfig
+
+STRIDES = (4, 8, 16, 32)
+"""Strides of the pyramid's levels."""
+
+
+class ParameterGroup(TypedDict):
+    """Parameters that learn at `lr_factor` times the learning rate."""
+
+    params: list[nn.Parameter]
+    lr_factor: float
+
+
+class ImageNetwork(nn.Module):
+    """Backbone and feature pyramid (Lin et al., arXiv 1612.03144, with bilinear instead of nearest upsampling, which
+    leaves no blocks that a 3x3 convolution a level would have to smooth: half the pyramid's cost).
+
+    Attributes:
+        channels: of every level.
+        strides: of the levels, 4 to 32.
+        name: of the timm model.
+        pretrained: whether the backbone began with weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Any, channels: int, *, name: str = "", pretrained: bool = False, lr: float = 1.0):
+        """`backbone`: of `make_backbone`; `lr`: factor on the learning rate of a pretrained backbone."""
+        super().__init__()
+        self.channels, self.strides, self.name = channels, STRIDES, name
+        self.pretrained, self._lr = pretrained, lr
+        if not pretrained:
+            group_norms(backbone)
+        self.backbone = backbone
+        info = backbone.feature_info
+        # Where several stages share a stride, the last has seen most.
+        last = {stride: number for number, stride in enumerate(info.reduction())}
+        self._stages = [last[stride] for stride in STRIDES]
+        self.lateral = nn.ModuleList(nn.Conv2d(info.channels()[stage], channels, 1) for stage in self._stages)
+        self.norm = nn.ModuleList(nn.LayerNorm(channels) for _ in STRIDES)
+        mean, std = (backbone.pretrained_cfg[key] for key in ("mean", "std"))
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        # Convolutions on the CPU, and in half precision on CUDA, run faster with the channels innermost.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ImageNetwork:
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features of every level.
+
+        Args:
+            images: (I, 3, H, W) RGB in 0..1, of any size; padded with the mean colour at the right and the bottom.
+
+        Returns:
+            (I, channels, h, w) for each stride s, the finest first; h is H / s, rounded up so that all levels cover the
+            same padded image. Without images, levels of one pixel that every parameter is connected to.
+        """
+        if not len(images):
+            nothing = sum((p.sum() * 0 for p in self.parameters()), start=images.new_zeros(()))
+            return [images.new_zeros(0, self.channels, 1, 1) + nothing for _ in STRIDES]
+        height, width = images.shape[2:]
+        images = (images - self.mean) / self.std
+        images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
+        stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        parts = list(zip(self._stages, self.lateral, self.norm, strict=True))
+        above: Tensor | None = None
+        levels: list[Tensor] = []
+        for stage, lateral, norm in parts[::-1]:
+            level = lateral(stages[stage])
+            if above is not None:
+                level = level + F.interpolate(above, size=level.shape[2:], mode="bilinear", align_corners=False)
+            above = level
+            levels.append(norm(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return levels[::-1]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """All parameters, those of a pretrained backbone at their own rate."""
+        backbone = list(self.backbone.parameters())
+        pyramid = [*self.lateral.parameters(), *self.norm.parameters()]
+        return [
+            {"params": backbone, "lr_factor": self._lr if self.pretrained else 1.0},
+            {"params": pyramid, "lr_factor": 1.0},
+        ]
+
+
+def build_image_network(config: ImageNetworkConfig) -> ImageNetwork:
+    """The network that the `image_network` section describes.
+
+    Raises:
+        ConfigError: timm is missing, has no such model or no such weights, or the model has not all
+            strides from 4 to 32.
+        CheckpointError: the weights' file is missing, damaged, or does not fit the model.
+    """
+    published = config.weights == "timm"
+    backbone = make_backbone(config.name, STRIDES, published=published)
+    if config.weights and not published:
+        load_backbone(backbone, Path(config.weights), config.name)
+    return ImageNetwork(backbone, config.channels, name=config.name, pretrained=bool(config.weights), lr=config.lr)
