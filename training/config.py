@@ -237,6 +237,7 @@ def _nearest(key: str, known: list[str]) -> str:
     # The right name in the wrong section is the commonest slip, then a slip of the pen.
     scores = {k: difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() for k in known}
     near = [k for k in sorted(known, key=lambda k: -scores[k]) if scores[k] > 0.7]
+    near = [k for k in near if k.split(".")[0] == key.split(".")[0]] or near
     if near:
         return f"did you mean {' or '.join(near[:3])}?"
     section = [k for k in known if k.startswith(f"{key.split('.')[0]}.")]

@@ -196,7 +196,8 @@ def train(config: TrainConfig, processes: Processes) -> Path:
                 confusion=confusion,
             )
 
-    columns = ["epoch", "lr", "loss", *learner.loss.terms, *learner.objective.terms, "gradient_norm", "labels", "miou", "seconds"]
+    columns = ["epoch", "lr", "loss", *learner.loss.terms, *learner.objective.terms, "gradient_norm", "labels"]
+    columns += [*learner.columns, "miou", "seconds"]
     log = RunLog(path.parent, columns, start, steps, quiet=not processes.first)
     with log, stop_requests() as signals:
         for step, batch in enumerate(loader, start):

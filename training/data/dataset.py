@@ -26,8 +26,8 @@ from training.data.augment import augment, mix
 from training.data.draw import LabelDraw
 from training.data.hints import LocalView, TeacherView, TextScores, collate_views, join_scores, teacher_view
 from training.data.image_text import ImageTextCache
-from training.data.pair_finder import LocalPairs, PairFinder, collate_pairs, join
-from training.data.pairs import Pairs
+from training.data.pair_finder import PairFinder
+from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join
 from training.data.scan import Scan, make_scan
 from training.data.source import Source
 
@@ -48,7 +48,7 @@ class Example:
     scan: Scan
     voxels: Voxels
     recorded: tuple[int, ...] = ()
-    pairs: LocalPairs | None = None
+    pairs: ExamplePairs | None = None
     scores: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None
     view: LocalView | None = None
 

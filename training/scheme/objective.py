@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from training.config import TrainConfig
 from training.data.dataset import Batch
+from training.data.pairs import Pairs
 from training.losses import SegmentationLoss
 from training.processes import Processes
 from training.scheme.agreement import kl_to_teacher, pseudo_cross_entropy
 from training.scheme.guidance import Guidance
 from training.scheme.student import StudentOutput
+from training.scheme.transfer import PairCounts, Transfer, TransferOutput
 
 
 class Objective:
@@ -21,14 +22,17 @@ class Objective:
         terms: names of the losses that are on, in the order of the log.
     """
 
-    def __init__(self, config: TrainConfig, processes: Processes, loss: SegmentationLoss) -> None:
+    def __init__(
+        self, config: TrainConfig, processes: Processes, loss: SegmentationLoss, transfer_module: Transfer | None
+    ) -> None:
         """`loss`: of drawn labels, which the fused branch and the image network learn from too."""
-        self.config, self.processes, self.loss = config, processes, loss
+        self.config, self.processes, self.loss, self.transfer = config, processes, loss, transfer_module
         transfer = config.transfer
         on = {
             "transfer": transfer.weight > 0,
-            "fused": transfer.weight > 0 and transfer.fused > 0,
-            "image": transfer.weight > 0 and transfer.image > 0,
+            "fused": transfer.weight > 0,
+            "point": transfer.weight > 0,
+            "image": transfer.weight > 0,
             "pseudo": config.pseudo.weight > 0,
             "contrast": config.contrast.weight > 0,
             "teacher": config.teacher.weight > 0,
@@ -40,8 +44,8 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Weighted losses by name; `share` is the ramp's factor on those that need guidance."""
         losses: dict[str, Tensor] = {}
-        if output.transfer is not None:
-            losses |= self._transfer(output, batch)
+        if output.transfer is not None and batch.pairs is not None:
+            losses |= self._transfer(output.transfer, batch.pairs)
         nothing = output.points.logits.sum() * 0
         sums = {"pseudo": nothing, "contrast": nothing, "teacher": nothing}
         counts = dict.fromkeys(sums, 0)
@@ -64,5 +68,9 @@ class Objective:
                 losses[name] = weights[name] * total / max(count / self.processes.world, 1e-6)
         return {name: losses[name] for name in self.terms}
 
-    def _transfer(self, output: StudentOutput, batch: Batch) -> dict[str, Tensor]:
-        raise NotImplementedError
+    def _transfer(self, output: TransferOutput, pairs: Pairs) -> dict[str, Tensor]:
+        mine = PairCounts.of(pairs)
+        totals = self.processes.sum([mine.pairs, mine.labelled, mine.images])
+        counts = PairCounts(*(total / self.processes.world for total in totals))
+        losses: dict[str, Tensor] = self.transfer.losses(output, pairs, self.loss, counts)
+        return losses
