@@ -1,0 +1,268 @@
+"""Calibration of image-text scores by the few labels in the cameras' view.
+
+Scores become probabilities by a map that is fitted to the labels and shrunk towards doing nothing, as far as labels of
+scans that it has not seen say (matrix scaling with regularised off-diagonals, arXiv 1910.12656). A class weighs what
+its precision on such labels is, and a class that the model does not recognise here is switched off.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mdkt_ros.errors import ConfigError
+
+ABSENT = -1.0
+"""Score of a class that is not in the image."""
+MIN_PRECISION = 0.4
+"""Precision below which a class is switched off."""
+_PRIOR_LABELS = 4.0
+"""Labels that the prior precision counts as."""
+_FOLDS = 4
+_MOST_LABELS = 5_000
+"""Labels to fit by; the others tell how right it is."""
+_CANDIDATES: tuple[tuple[str, float, float], ...] = (
+    ("temperature", math.inf, math.inf),
+    ("bias", 0.1, math.inf),
+    ("bias", 1.0, math.inf),
+    ("matrix", 0.1, 3.0),
+    ("matrix", 1.0, 30.0),
+    ("matrix", 1.0, 300.0),
+)
+"""Maps to choose from: name, and how strongly bias and matrix are held to zero."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """From scores to probabilities and weights.
+
+    Attributes:
+        names: of the C classes.
+        method: temperature | bias | matrix, what the labels could pay for.
+        scale: factor on the scores before the map, the model's own logit scale.
+        matrix: (C, C) float64, and bias (C,): logits = (scale * scores, centred) @ matrix + bias.
+        precision: (C,) float64 on labels that the map was not fitted to, shrunk where they are few.
+        kept: (C,) bool, classes that are not switched off.
+        labels: (C,) int64 labelled points in view.
+        predicted: (C,) int64 labelled points in view that the model gives the class.
+        loss: mean negative log likelihood of the labels, by the model's own scale, and calibrated; both on labels
+            that were not fitted to.
+    """
+
+    names: tuple[str, ...]
+    method: str
+    scale: float
+    matrix: Floats
+    bias: Floats
+    precision: Floats
+    kept: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    loss: tuple[float, float]
+
+    def apply(self, scores: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Probabilities (P, C) and weights (P,) of points from their scores (P, C).
+
+        The weight of a point is the precision of its likeliest class, 0 where that is switched off.
+        """
+        inputs, absent = _inputs(scores, self.scale)
+        probability = _softmax(inputs @ self.matrix + self.bias, absent)
+        weight = np.where(self.kept, self.precision, 0.0)[probability.argmax(1)]
+        return probability.astype(np.float32), weight.astype(np.float32)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of JSON types only; `from_dict` reads it."""
+        return {
+            "method": self.method,
+            "scale": self.scale,
+            "loss_raw": self.loss[0],
+            "loss": self.loss[1],
+            "matrix": self.matrix.tolist(),
+            "classes": {
+                name: {
+                    "bias": float(self.bias[i]),
+                    "precision": float(self.precision[i]),
+                    "kept": bool(self.kept[i]),
+                    "labels": int(self.labels[i]),
+                    "predicted": int(self.predicted[i]),
+                }
+                for i, name in enumerate(self.names)
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Calibration:
+        """What `to_dict` gave. Raises ConfigError."""
+        try:
+            rows = list(data["classes"].values())
+            return cls(
+                names=tuple(data["classes"]),
+                method=str(data["method"]),
+                scale=float(data["scale"]),
+                matrix=np.array(data["matrix"], dtype=np.float64).reshape(len(rows), len(rows)),
+                bias=np.array([row["bias"] for row in rows], dtype=np.float64),
+                precision=np.array([row["precision"] for row in rows], dtype=np.float64),
+                kept=np.array([row["kept"] for row in rows], dtype=np.bool_),
+                labels=np.array([row["labels"] for row in rows], dtype=np.int64),
+                predicted=np.array([row["predicted"] for row in rows], dtype=np.int64),
+                loss=(float(data["loss_raw"]), float(data["loss"])),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"not a calibration: {error}") from error
+
+
+def fit_calibration(
+    scores: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer[Any]],
+    names: tuple[str, ...],
+    *,
+    scale: float = 100.0,
+    groups: npt.NDArray[np.integer[Any]] | None = None,
+    min_precision: float = MIN_PRECISION,
+    seed: int = 0,
+) -> Calibration:
+    """Calibrate by labelled points.
+
+    Args:
+        scores: (L, C) image-text scores at the labelled points, `ABSENT` for classes that are not in the image.
+        labels: (L,) their class ids.
+        names: of the classes.
+        scale: the model's own logit scale, which the map starts from.
+        groups: (L,) scan of each label; labels of one scan are never on both sides of the check.
+        min_precision: below it a class is switched off.
+        seed: of the choice of folds, and of labels where there are more than the map can use.
+
+    Raises:
+        ConfigError: there are no labels, or arrays that do not belong together.
+    """
+    classes = len(names)
+    if scores.ndim != 2 or scores.shape != (len(labels), classes):
+        raise ConfigError(f"scores of shape {scores.shape} for {len(labels)} labels of {classes} classes")
+    if not len(labels):
+        raise ConfigError("none of the drawn labels is in the view of a camera: there is nothing to calibrate by")
+    rng = np.random.default_rng(seed)
+    truth = np.asarray(labels).astype(np.int64)
+    inputs, absent = _inputs(scores, scale)
+    fold = _folds(np.arange(len(labels)) if groups is None else np.asarray(groups), rng)
+    # Labels that are not fitted to are held out anyway.
+    some = np.zeros(len(labels), dtype=np.bool_)
+    some[rng.permutation(len(labels))[:_MOST_LABELS]] = True
+    best, part = _choose(inputs[some], absent[some], truth[some], fold[some])
+    matrix, bias = _fit(inputs[some], absent[some], truth[some], best)
+    held_out = _softmax(inputs @ matrix + bias, absent)
+    held_out[some] = part
+    guess = held_out.argmax(1)
+    predicted = np.bincount(guess, minlength=classes)
+    precision = _shrunk_precision(np.bincount(guess[guess == truth], minlength=classes), predicted)
+    return Calibration(
+        names=names,
+        method=best[0],
+        scale=scale,
+        matrix=matrix,
+        bias=bias,
+        precision=precision,
+        kept=precision >= min_precision,
+        labels=np.bincount(truth, minlength=classes),
+        predicted=predicted,
+        loss=(_loss(_softmax(inputs, absent), truth), _loss(held_out, truth)),
+    )
+
+
+def _inputs(scores: npt.NDArray[np.floating], scale: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Scaled scores (P, C), centred, and the mask (P, C) of absent classes, which take the lowest present score."""
+    scores = np.asarray(scores, dtype=np.float64)
+    absent = scores <= ABSENT
+    absent &= ~absent.all(1, keepdims=True)
+    lowest = np.where(absent, np.inf, scores).min(1, keepdims=True, initial=np.inf)
+    scaled = scale * np.where(absent, lowest, scores)
+    return scaled - scaled.mean(1, keepdims=True), absent
+
+
+def _softmax(logits: Floats, absent: npt.NDArray[np.bool_]) -> Floats:
+    logits = np.where(absent, -np.inf, logits)
+    exp = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(exp / exp.sum(1, keepdims=True))
+
+
+def _loss(probability: Floats, truth: npt.NDArray[np.int64]) -> float:
+    # An absent class may be the truth after all: as bad as it can be, but finite.
+    return float(-np.log(np.maximum(probability[np.arange(len(truth)), truth], 1e-6)).mean())
+
+
+def _folds(groups: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Fold 0 .. _FOLDS - 1 of each label; a group's labels share one."""
+    _, group = np.unique(groups, return_inverse=True)
+    return np.asarray(rng.permutation(group.max() + 1)[group] % _FOLDS)
+
+
+def _choose(
+    inputs: Floats, absent: npt.NDArray[np.bool_], truth: npt.NDArray[np.int64], fold: npt.NDArray[np.int64]
+) -> tuple[tuple[str, float, float], Floats]:
+    """The candidate that gives held-out labels the highest likelihood, and the probabilities (L, C) it gives them."""
+    best, lowest, result = _CANDIDATES[0], math.inf, np.empty_like(inputs)
+    for candidate in _CANDIDATES:
+        held_out = np.empty_like(inputs)
+        for number in np.unique(fold):
+            out = fold == number
+            # A single group has nothing beside it to fit to: it keeps the model's own scale.
+            fitted = _fit(inputs[~out], absent[~out], truth[~out], candidate)
+            held_out[out] = _softmax(inputs[out] @ fitted[0] + fitted[1], absent[out])
+        loss = _loss(held_out, truth)
+        if loss < lowest:
+            best, lowest, result = candidate, loss, held_out
+    return best, result
+
+
+def _fit(
+    inputs: Floats,
+    absent: npt.NDArray[np.bool_],
+    truth: npt.NDArray[np.int64],
+    candidate: tuple[str, float, float],
+) -> tuple[Floats, Floats]:
+    """Matrix (C, C) and bias (C,) of the largest posterior, priors centred on the identity and on zero."""
+    classes = inputs.shape[1]
+    if not len(truth):
+        return np.eye(classes), np.zeros(classes)
+    _, hold_bias, hold_matrix = candidate
+    x, y = torch.from_numpy(inputs), torch.from_numpy(truth)
+    # A label whose class was dropped from its image says nothing about the map.
+    mask = torch.from_numpy(absent & (np.arange(classes) != truth[:, None]))
+    log_slope = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=math.isfinite(hold_bias))
+    change = torch.zeros(classes, classes, dtype=torch.float64, requires_grad=math.isfinite(hold_matrix))
+    free = [part for part in (log_slope, bias, change) if part.requires_grad]
+    optimizer = torch.optim.LBFGS(free, max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+
+    def linear() -> Tensor:
+        return torch.eye(classes, dtype=torch.float64) * log_slope.exp() + change
+
+    def objective() -> Tensor:
+        optimizer.zero_grad()
+        logits = (x @ linear() + bias).masked_fill(mask, -torch.inf)
+        loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum") + log_slope.square() / 8
+        if bias.requires_grad:
+            loss = loss + hold_bias / 2 * bias.square().sum()
+        if change.requires_grad:
+            loss = loss + hold_matrix / 2 * change.square().sum()
+        loss = loss / len(y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(objective)  # type: ignore[no-untyped-call]
+    return linear().detach().numpy(), bias.detach().numpy()
+
+
+def _shrunk_precision(hits: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> Floats:
+    """Precision (C,) of classes, as if each had `_PRIOR_LABELS` more predictions of the classes' mean precision."""
+    seen = predicted > 0
+    prior = float(((hits[seen] + 1) / (predicted[seen] + 2)).mean()) if seen.any() else 0.0
+    return np.asarray((hits + _PRIOR_LABELS * prior) / (predicted + _PRIOR_LABELS))
