@@ -99,12 +99,15 @@ def test_every_point_in_view_is_paired_with_its_pixel():
     pairs = finder(lens).find(0, rng())
     projection = lens.project(cloud())
     np.testing.assert_array_equal(pairs.point, np.flatnonzero(projection.in_view))
-    assert 0 not in pairs.point and len(pairs) > 50
+    assert 0 not in pairs.point
+    assert len(pairs) > 50
     np.testing.assert_allclose(pairs.pixel, projection.pixels[pairs.point], atol=1e-4)
     np.testing.assert_array_equal(under(pairs)[:, :2], np.rint(pairs.pixel))
     assert pairs.cameras == ("front",)
-    assert pairs.images.shape == (1, 3, 100, 200) and pairs.images.dtype == np.uint8
-    assert pairs.point.dtype == pairs.image.dtype == np.int64 and pairs.pixel.dtype == np.float32
+    assert pairs.images.shape == (1, 3, 100, 200)
+    assert pairs.images.dtype == np.uint8
+    assert pairs.point.dtype == pairs.image.dtype == np.int64
+    assert pairs.pixel.dtype == np.float32
 
 
 def test_a_point_that_two_cameras_see_is_two_pairs():
@@ -113,7 +116,8 @@ def test_a_point_that_two_cameras_see_is_two_pairs():
     twice = np.intersect1d(pairs.point[pairs.image == 0], pairs.point[pairs.image == 1])
     assert len(twice) > 5
     assert pairs.images.shape == (2, 3, 100, 200)
-    assert not pairs.images[1, :, 90:].any() and not pairs.images[1, :, :, 120:].any()
+    assert not pairs.images[1, :, 90:].any()
+    assert not pairs.images[1, :, :, 120:].any()
     np.testing.assert_array_equal(under(pairs)[:, :2], np.rint(pairs.pixel))
 
 
@@ -152,7 +156,8 @@ def test_mirroring_takes_the_pixels_with_it():
     np.testing.assert_allclose(under(mirrored)[:, 0], whole.pixel[:, 0], atol=0.51)
     some = finder(camera(), images=replace(AS_IT_IS, flip=0.5), train=True).find
     red = [some(0, rng(seed)).images[0, 0, 0, 0] for seed in range(40)]
-    assert set(red) == {0, 199} and 8 < red.count(0) < 32
+    assert set(red) == {0, 199}
+    assert 8 < red.count(0) < 32
 
 
 def test_cameras_are_drawn_at_random_and_fixed_outside_training():
@@ -186,7 +191,8 @@ def test_the_cache_gives_what_reading_gives(train: bool):
         assert one.cameras == two.cameras
         for name in ("images", "point", "image", "pixel"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-    assert cached.source.drive.frames_read == 2 and cached.source.drive.images_read == 4
+    assert cached.source.drive.frames_read == 2
+    assert cached.source.drive.images_read == 4
     assert fresh.source.drive.frames_read == 8
 
 
@@ -196,7 +202,8 @@ def test_a_frame_at_hand_is_not_read_again():
         frame = Recorded([camera()])[1]
         found.prepare(1, frame)
         one = found.find(1, rng(), frame)
-        assert found.source.drive.frames_read == 0 and len(one) > 50
+        assert found.source.drive.frames_read == 0
+        assert len(one) > 50
     found = finder(camera(), cache=True)
     found.prepare(1, frame)
     found.find(1, rng())
@@ -212,9 +219,12 @@ def test_images_that_cannot_be_read_are_left_out():
 
 def test_without_views_there_are_no_pairs():
     pairs = finder().find(0, rng())
-    assert len(pairs) == 0 and pairs.images.shape == (0, 3, 1, 1) and pairs.pixel.shape == (0, 2)
+    assert len(pairs) == 0
+    assert pairs.images.shape == (0, 3, 1, 1)
+    assert pairs.pixel.shape == (0, 2)
     away = finder(camera()).find(0, rng(), Frame("0", 0, -np.abs(cloud()), views=Recorded([camera()])[0].views))
-    assert len(away) == 0 and away.images.shape == (1, 3, 100, 200)
+    assert len(away) == 0
+    assert away.images.shape == (1, 3, 100, 200)
 
 
 def test_color_changes_are_those_of_pillow():
@@ -325,10 +335,13 @@ def test_a_batch_joins_examples():
     (one, rows), (none, more), (two, last) = example(camera()), example(), example(camera("b", 230, 50), index=1)
     offsets = np.cumsum([0, rows, more, last])
     batch = collate_pairs([one, none, two], offsets)
-    assert isinstance(batch, Pairs) and len(batch) == len(one) + len(two)
-    assert batch.images.shape == (2, 3, 100, 230) and batch.images.dtype == torch.float32
+    assert isinstance(batch, Pairs)
+    assert len(batch) == len(one) + len(two)
+    assert batch.images.shape == (2, 3, 100, 230)
+    assert batch.images.dtype == torch.float32
     np.testing.assert_allclose(batch.images[0, :, :, :200].numpy(), one.images[0] / np.float32(255))
-    assert not batch.images[0, :, :, 200:].any() and not batch.images[1, :, 50:].any()
+    assert not batch.images[0, :, :, 200:].any()
+    assert not batch.images[1, :, 50:].any()
     np.testing.assert_array_equal(batch.row, np.concatenate([one.row, two.row + offsets[2]]))
     np.testing.assert_array_equal(batch.image, np.repeat([0, 1], [len(one), len(two)]))
     np.testing.assert_array_equal(batch.pixel, np.concatenate([one.pixel, two.pixel]))
@@ -341,10 +354,13 @@ def test_a_batch_without_pairs():
     (none, rows) = example()
     for examples, offsets in (([none], [0, rows]), ([], [0])):
         batch = collate_pairs(examples, np.array(offsets))
-        assert len(batch) == 0 and batch.images.shape == (0, 3, 1, 1) and batch.pixel.shape == (0, 2)
+        assert len(batch) == 0
+        assert batch.images.shape == (0, 3, 1, 1)
+        assert batch.pixel.shape == (0, 2)
     scan = make_scan("0", Recorded([])[0], np.zeros(400, np.uint8), 1.0)
     assert len(join(scan, voxelize(scan.points, scan.intensity, GRID), ())) == 0
     empty = scan.take(np.zeros(len(scan), bool))
     part = finder(camera()).find(0, rng())
     pairs = join(empty, voxelize(empty.points, empty.intensity, GRID), (part,))
-    assert len(pairs) == 0 and pairs.images.shape == (0, 3, 1, 1)
+    assert len(pairs) == 0
+    assert pairs.images.shape == (0, 3, 1, 1)

@@ -31,9 +31,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from mdkt_ros.camera import visible
-from mdkt_ros.drive.frame import Drive, Frame
+from mdkt_ros.drive.frame import Drive
 from mdkt_ros.drive.predictions import prediction_writer
+from mdkt_ros.drive.sight import seen_by_cameras
 from mdkt_ros.errors import ConfigError, LabelError, MdktError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import confusion_matrix, scores
@@ -100,14 +100,6 @@ class Evaluation:
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def seen_by_cameras(frame: Frame) -> npt.NDArray[np.bool_]:
-    """Mask (N,) of the points that at least one camera of the frame sees."""
-    seen = np.zeros(len(frame.points), dtype=np.bool_)
-    for view in frame.views:
-        seen |= visible(view.camera.project(frame.points), view.camera)
-    return seen
 
 
 def evaluate(

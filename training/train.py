@@ -35,9 +35,9 @@ from mdkt_ros.sparse import block_threads
 from training.config import TrainConfig, load_config, to_yaml, uses_teacher
 from training.data.dataset import StreamSampler, TrainingStream, make_batch
 from training.data.draw import LabelDraw, stored_draw
+from training.data.image_text import ImageTextCache
 from training.data.source import Source, open_source
 from training.data.towns import make_towns
-from training.data.image_text import ImageTextCache
 from training.export import export_state, make_grid
 from training.learner import make_learner
 from training.log import RunLog, console

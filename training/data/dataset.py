@@ -31,7 +31,8 @@ from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join
 from training.data.scan import Scan, make_scan
 from training.data.source import Source
 
-_Part, _Whole = TypeVar("_Part"), TypeVar("_Whole")
+_Part = TypeVar("_Part")
+_Whole = TypeVar("_Whole")
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class TrainingStream(Dataset[Example]):
         scans = len(self.source)
         epoch, place = divmod(position, scans)
         index = int(_order(self.config.seed, epoch, scans)[place])
-        scan, recorded = augment(self.scan(index), config, rng), (index,)
+        scan = augment(self.scan(index), config, rng)
+        recorded: tuple[int, ...] = (index,)
         if scans > 1 and rng.random() < config.mix:
             # Never with itself: turned differently, the same labelled point could come in twice.
             other = (index + 1 + int(rng.integers(scans - 1))) % scans

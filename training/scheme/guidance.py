@@ -54,9 +54,13 @@ class Guide(nn.Module):
         super().__init__()
         self.config, self.calibration, self.processes = config, calibration, processes
         pseudo = config.pseudo
-        settings = {"ceiling": pseudo.sure, "floor": min(pseudo.floor, pseudo.sure), "share": pseudo.share}
-        self.teacher_sure = ClassThresholds(classes, **settings)
-        self.text_sure = ClassThresholds(classes, **settings) if calibration is not None else None
+
+        def thresholds() -> ClassThresholds:
+            floor = min(pseudo.floor, pseudo.sure)
+            return ClassThresholds(classes, ceiling=pseudo.sure, floor=floor, share=pseudo.share)
+
+        self.teacher_sure = thresholds()
+        self.text_sure = thresholds() if calibration is not None else None
 
     @torch.no_grad()
     def forward(self, teacher: Tensor, batch: Batch) -> Guidance:

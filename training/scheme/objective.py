@@ -72,5 +72,5 @@ class Objective:
         mine = PairCounts.of(pairs)
         totals = self.processes.sum([mine.pairs, mine.labelled, mine.images])
         counts = PairCounts(*(total / self.processes.world for total in totals))
-        losses: dict[str, Tensor] = self.transfer.losses(output, pairs, self.loss, counts)
-        return losses
+        assert self.transfer is not None
+        return self.transfer.losses(output, pairs, self.loss, counts)

@@ -80,9 +80,7 @@ def _no_candidates(classes: int, device: torch.device) -> Candidates:
     return Candidates(row=none, target=none, labelled=none.bool(), safe=safe, weight=none.float())
 
 
-def make_scheme(
-    config: TrainConfig, network: PointNetwork, stream: TrainingStream, processes: Processes
-) -> Scheme:
+def make_scheme(config: TrainConfig, network: PointNetwork, stream: TrainingStream, processes: Processes) -> Scheme:
     """The modules that a configuration asks for, with fresh weights or those that it names."""
     classes, image_text = len(stream.source.labels), stream.image_text
     transfer = contrast = guide = None
@@ -93,6 +91,6 @@ def make_scheme(
         text = image_text.text if image_text is not None else None
         contrast = SemanticContrast(network.feature_channels[1], classes, config.contrast, text)
     if uses_teacher(config):
-        calibration = None if image_text is None else calibrate(image_text, stream.draw, stream.source)
+        calibration = None if image_text is None else calibrate(image_text, stream.draw)
         guide = Guide(config, classes, calibration, processes)
     return Scheme(transfer, contrast, guide)
