@@ -21,6 +21,7 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 
 SYNTHETIC = ["embreex>=4.4"]
 TEXT = ["open_clip_torch>=2.24", "torchvision"]
+BENCH = ["matplotlib>=3.7"]
 TRAIN = [*SYNTHETIC, *TEXT, "omegaconf>=2.3", "tensorboard>=2.15", "timm>=1.0"]
 
 setup(
@@ -64,9 +65,11 @@ setup(
         "synthetic": SYNTHETIC,
         "text": TEXT,  # to name what to look for: mdkt segment --prompt
         "train": TRAIN,
+        "bench": [*TRAIN, *BENCH],
         "torchsparse": ["torchsparse"],
         "dev": [
             *TRAIN,
+            *BENCH,
             "pytest>=8",
             "pytest-cov",
             "pytest-xdist",

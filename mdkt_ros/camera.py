@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.polynomial import Polynomial
 
+from mdkt_ros.beams import DEFAULT_SPACING
 from mdkt_ros.errors import CameraError
 
 Distortion = Literal["none", "plumb_bob", "rational_polynomial", "equidistant"]
@@ -149,7 +150,7 @@ def visible(
     projection: Projection,
     camera: Camera,
     *,
-    beam_spacing: float = 0.45,
+    beam_spacing: float = DEFAULT_SPACING,
     azimuth_spacing: float = 0.32,
     margin: float = 0.05,
 ) -> npt.NDArray[np.bool_]:
@@ -163,7 +164,7 @@ def visible(
     Args:
         projection: of one scan in `camera`.
         camera: its camera.
-        beam_spacing: degrees between the LiDAR's beams: 0.45 for 64 of them, 1.4 for nuScenes' 32.
+        beam_spacing: degrees between the LiDAR's beams, as `mdkt_ros.beams.beam_spacing` measures it on the scan.
         azimuth_spacing: degrees, about twice the step between two shots of a beam.
         margin: share of the depth.
     """

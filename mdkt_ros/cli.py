@@ -11,16 +11,13 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from mdkt_ros.errors import MdktError, OutputError
+from mdkt_ros.terminal import console, errors, print_written, progress_bar, to_nowhere
 
 app = typer.Typer(
     name="mdkt",
@@ -31,29 +28,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
-def _to_nowhere() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """`mdkt ... | head` has read enough; that is no failure of the work."""
-        self.quiet = True
-        _to_nowhere()
-
-
-console = _Console()
-errors = Console(stderr=True)
-
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing result.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint", help="A .safetensors checkpoint; without it the shipped one, trained on synthetic towns."
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH",
+        help="Image size that the calibration belongs to, where images were scaled since; KITTI's own is known.",
     ),
 ]
 
@@ -75,37 +62,18 @@ def _options(
     """Options of `mdkt` itself."""
 
 
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def _name(path: Path) -> str:
     """The path's last part, of `.` and `..` too."""
     return os.path.basename(os.path.abspath(path)) or str(path)
 
 
-def _print_written(out: Path, more: str = "") -> None:
-    # Whole and as it is: one copies it from here.
-    console.print(Text.assemble("Written: ", (str(out), "bold"), more), soft_wrap=True)
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"{text!r} is not like 1226x370", param_hint="--image-size")
+    return int(width), int(height)
 
 
 @app.command()
@@ -128,7 +96,7 @@ def segment(
     from mdkt_ros.segmenter import Segmenter
 
     segmenter = Segmenter.load(checkpoint, device=device)
-    with _progress(f"Labelling {_name(source)}") as progress:
+    with progress_bar(f"Labelling {_name(source)}") as progress:
         summary = segment_path(
             source,
             out,
@@ -140,7 +108,7 @@ def segment(
             progress=progress,
         )
     print_summary(console, summary)
-    _print_written(out)
+    print_written(out)
 
 
 @app.command()
@@ -156,6 +124,7 @@ def convert(
         str | None,
         typer.Option(help="SemanticKITTI sequence (08) or nuScenes scene (scene-0103); without it, all of them."),
     ] = None,
+    image_size: ImageSize = None,
     force: Force = False,
 ) -> None:
     """Write a data set as a rosbag2 that `ros2 bag play` replays: clouds, images, camera_info, tf, odometry."""
@@ -166,10 +135,11 @@ def convert(
 
     refuse_input(out, root)
     refuse_existing(out, force)
-    drive = open_drive(root, kind=None if kind == "auto" else kind, sequence=sequence)
-    with _progress(f"Converting {_name(root)}") as progress:
+    size = _size(image_size)
+    drive = open_drive(root, kind=None if kind == "auto" else kind, sequence=sequence, image_size=size)
+    with progress_bar(f"Converting {_name(root)}") as progress:
         convert_drive(drive, out, storage=storage, distro=distro, force=force, progress=progress)
-    _print_written(out, f" ({counted(len(drive), 'scan')}; play it with `ros2 bag play {shlex.quote(str(out))}`)")
+    print_written(out, f" ({counted(len(drive), 'scan')}; play it with `ros2 bag play {shlex.quote(str(out))}`)")
 
 
 @app.command()
@@ -192,7 +162,7 @@ def synthesize(
     from mdkt_ros.drive.synthetic import synthesize as synthesize_drive
 
     options: dict[str, Any] = {} if rate is None else {"rate_hz": rate}
-    with _progress(f"Driving through town {seed}") as progress:
+    with progress_bar(f"Driving through town {seed}") as progress:
         synthesize_drive(
             out,
             format=format,
@@ -205,7 +175,7 @@ def synthesize(
             progress=progress,
             **options,
         )
-    _print_written(out)
+    print_written(out)
 
 
 @app.command()
@@ -222,6 +192,7 @@ def view(
         ),
     ] = None,
     topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
+    image_size: ImageSize = None,
     limit: Annotated[int, typer.Option(help="Frames at most, spread evenly over the drive.", min=1)] = 10,
     force: Force = False,
 ) -> None:
@@ -233,18 +204,19 @@ def view(
     if out.suffix.lower() not in (".html", ".htm"):
         raise OutputError(f"{out}: the page is written as .html")
     refuse_existing(out, force)
-    with _progress(f"Drawing {_name(source)}") as progress:
+    with progress_bar(f"Drawing {_name(source)}") as progress:
         page_for_path(
             source,
             out,
             predictions=predictions,
             labels=None if labels is None else LabelSpace.load(labels),
             topic=topic,
+            image_size=_size(image_size),
             limit=limit,
             force=force,
             progress=progress,
         )
-    _print_written(out, f" ({out.stat().st_size / 1e6:.1f} MB)")
+    print_written(out, f" ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command()
@@ -261,13 +233,24 @@ def picture(
         Path | None, typer.Option(help="Folder or file of the predictions, where they are not with the scans.")
     ] = None,
     topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
+    image_size: ImageSize = None,
     force: Force = False,
 ) -> None:
     """Draw one scan, coloured by class."""
     from mdkt_ros.render.picture import picture_for_path
 
-    picture_for_path(source, out, kind, scan=scan, camera=camera, predictions=predictions, topic=topic, force=force)
-    _print_written(out)
+    picture_for_path(
+        source,
+        out,
+        kind,
+        scan=scan,
+        camera=camera,
+        predictions=predictions,
+        topic=topic,
+        image_size=_size(image_size),
+        force=force,
+    )
+    print_written(out)
 
 
 @app.command()
@@ -309,7 +292,7 @@ def bench(
     from mdkt_ros.scan import read_scan
 
     cloud = None if scan is None else read_scan(scan)
-    with _progress("Measuring") as progress:
+    with progress_bar("Measuring") as progress:
         results = measure(
             spinning_scan() if cloud is None else cloud.xyz(),
             None if cloud is None else cloud.intensity(),
@@ -347,7 +330,7 @@ def demo(
         device=device,
         force=force,
         console=console,
-        progress=_progress,
+        progress=progress_bar,
     )
 
 
@@ -374,7 +357,7 @@ def main() -> None:
             warnings.showwarning = _show_warning
             app(args=arguments, prog_name="mdkt")
     except BrokenPipeError:
-        _to_nowhere()
+        to_nowhere()
         sys.exit(0)
     except (MdktError, OSError) as error:
         if debug:

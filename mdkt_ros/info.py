@@ -17,6 +17,7 @@ from mdkt_ros.drive.folder import kind_of
 from mdkt_ros.drive.frame import Drive, Frame
 from mdkt_ros.drive.nuscenes import NuScenes
 from mdkt_ros.drive.semantickitti import SemanticKitti
+from mdkt_ros.drive.sight import shares
 from mdkt_ros.errors import CloudError, DriveError
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.scan import read_scan
@@ -31,7 +32,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     Returns:
         JSON types only (no NaN). Always `path` and `kind`: bag, semantickitti, nuscenes, kitti_object, folder, scan or
         checkpoint; sizes in bytes, times in seconds, lengths in metres. What the rest is depends on the kind; what is
-        not known is null.
+        not known is null. `percent_in_view` of the first scan's points fall into an image, `percent_visible` are not
+        hidden there behind what the LiDAR looks past.
 
     Raises:
         DriveError: nothing that is recognised. CheckpointError, CloudError, LabelError: the file cannot be read.
@@ -151,6 +153,8 @@ def _counted(names: list[str]) -> dict[str, int]:
 def _frame(frame: Frame, labels: LabelSpace | None) -> dict[str, Any]:
     described = _points(frame.points, frame.intensity)
     described["rings"] = None if frame.ring is None or not len(frame.ring) else int(frame.ring.max()) + 1
+    in_view, seen = (round(100 * share, 1) for share in shares(frame)) if frame.views else (None, None)
+    described["percent_in_view"], described["percent_visible"] = in_view, seen
     described["classes"] = None
     if labels is not None and frame.labels is not None:
         counts = np.bincount(frame.labels, minlength=256)

@@ -12,7 +12,10 @@ from test_cli import run
 
 import mdkt_ros.demo
 import mdkt_ros.drive.synthetic
+import mdkt_ros.render.page
+import mdkt_ros.render.picture
 from mdkt_ros.drive.bag import BagDrive
+from mdkt_ros.errors import OutputError
 
 
 @pytest.fixture
@@ -88,6 +91,25 @@ def test_bench(monkeypatch, capsys, tmp_path, scan):
     assert "500 points" in capsys.readouterr().out
     assert run(monkeypatch, "bench", scan, "--preset", "resnet50") == 1
     assert "resnet50" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["view", "picture", "convert"])
+def test_the_size_of_the_calibrated_images(monkeypatch, tmp_path, command):
+    asked: dict[str, object] = {}
+
+    def take(*_: object, **more: object) -> None:
+        asked.update(more)
+        raise OutputError("enough")
+
+    monkeypatch.setattr(mdkt_ros.render.page, "page_for_path", take)
+    monkeypatch.setattr(mdkt_ros.render.picture, "picture_for_path", take)
+    monkeypatch.setattr(mdkt_ros.drive, "open_drive", take)
+    first = {"view": [tmp_path, tmp_path / "a.html"], "picture": [tmp_path, tmp_path / "a.png"]}
+    typed = [command, *first.get(command, ["auto", tmp_path, tmp_path / "bag"])]
+    assert run(monkeypatch, *typed, "--image-size", "1226x370") == 1
+    assert asked["image_size"] == (1226, 370)
+    for wrong in ("1226", "1226x", "axb", "0x370", "-1x5", "1x2x3"):
+        assert run(monkeypatch, *typed, "--image-size", wrong) == 2
 
 
 def test_demo(monkeypatch, tmp_path):

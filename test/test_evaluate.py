@@ -16,12 +16,13 @@ from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.checkpoint_meta import CheckpointMeta
 from mdkt_ros.drive.folder import ScanFolder
 from mdkt_ros.drive.frame import Frame, View
+from mdkt_ros.drive.sight import seen_by_cameras
 from mdkt_ros.errors import LabelError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import build_network
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.voxels import VoxelGrid
-from training.evaluate import evaluate, main, seen_by_cameras
+from training.evaluate import evaluate, main
 
 KITTI = LabelSpace.load("semantickitti")
 

@@ -49,6 +49,9 @@ def test_a_bag(tmp_path, storage):
     }
     scan = info["first_scan"]
     frame = FakeDrive()[0]
+    seen = np.any([v.camera.project(frame.points).in_view for v in frame.views], axis=0)
+    assert scan["percent_in_view"] == pytest.approx(100 * seen.mean(), abs=0.1)
+    assert 0 < scan["percent_visible"] <= scan["percent_in_view"] < 100
     assert (scan["points"], scan["finite_points"]) == (50, 49)
     assert np.allclose(scan["maximum"], np.nanmax(frame.points, axis=0))
     assert scan["classes"]["car"] == (frame.labels == 0).sum()
@@ -75,6 +78,7 @@ def test_a_folder_and_a_scan(tmp_path):
     info = described(tmp_path)
     assert (info["kind"], info["scans"], info["sequences"]) == ("semantickitti", 3, {"08": 3})
     assert info["first_scan"]["classes"] == {"car": 40}
+    assert info["first_scan"]["percent_in_view"] is None
     assert (info["cameras"], info["poses"], info["duration"]) == ([], False, pytest.approx(0.2))
     scan = described(folder / "velodyne" / "000000.bin")
     assert (scan["kind"], scan["format"], scan["points"], scan["bytes"]) == ("scan", "bin", 40, 640)

@@ -207,7 +207,7 @@ def test_what_is_not_a_drive_is_named(tmp_path, page):
 
 @pytest.mark.real
 def test_real_scan_with_its_truth_and_image(real_data, page):
-    page_for_path(real_data / "semantickitti" / "sequences" / "07", page)
+    page_for_path(real_data / "semantickitti" / "sequences" / "07", page, image_size=(1226, 370))
     (frame,) = shown(page)
     assert frame["total"] == 120_485
     assert frame["truthCounts"][str(KITTI.index("building"))] == 37_840

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from mdkt_ros import vision_ops
 from mdkt_ros.errors import ConfigError
-from training.scheme import vision_ops
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF_INSTALLED = """
@@ -21,7 +21,7 @@ if kind == "no operators":  # as beside the CPU build: whatever is there does no
         raise OSError(path)
     torch.ops.load_library = refuse
 
-from training.scheme.vision_ops import import_open_clip, import_timm
+from mdkt_ros.vision_ops import import_open_clip, import_timm
 
 timm = import_timm()
 assert timm.create_model("resnet10t", features_only=True).feature_info.channels()
@@ -41,10 +41,10 @@ def test_import_in_a_fresh_process(kind):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("name", ["timm", "open_clip"])
-def test_missing_package_names_the_extra(name, monkeypatch):
+@pytest.mark.parametrize(("name", "extra"), [("timm", "train"), ("open_clip", "text")])
+def test_missing_package_names_the_extra(name, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=rf"{name} .*pip install mdkt_ros\[train\]"):
+    with pytest.raises(ConfigError, match=rf"{name} .*pip install mdkt_ros\[{extra}\]"):
         getattr(vision_ops, f"import_{name}")()
 
 

@@ -56,6 +56,7 @@ def open_drive(
     kind: DriveKind | None = None,
     sequence: str | None = None,
     topic: str | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Drive:
     """Open a recorded drive.
 
@@ -65,6 +66,8 @@ def open_drive(
         kind: the form, instead of looking at the path.
         sequence: SemanticKITTI sequence (`08`) or nuScenes scene (`scene-0103`); all of them by default.
         topic: cloud topic of a bag with several.
+        image_size: width and height that a KITTI calibration belongs to, where the images were scaled since and it is
+            not one of KITTI's own, which are recognised.
 
     Raises:
         DriveError: not recognised, incomplete, or an argument that this form does not take.
@@ -75,10 +78,13 @@ def open_drive(
         raise DriveError(f"{path}: is a {chosen} drive, which has no sequences to choose {sequence} from")
     if topic is not None and chosen != "bag":
         raise DriveError(f"{path}: is a {chosen} drive, which has no topics to choose {topic} from")
+    if image_size is not None and chosen not in ("semantickitti", "kitti_object"):
+        raise DriveError(f"{path}: is a {chosen} drive, whose calibration tells the images' size itself")
     if chosen == "semantickitti":
         from mdkt_ros.drive.semantickitti import SemanticKitti
 
-        return SemanticKitti(path, sequences=None if sequence is None else [sequence], labels=labels)
+        sequences = None if sequence is None else [sequence]
+        return SemanticKitti(path, sequences=sequences, labels=labels, image_calibration_size=image_size)
     if chosen == "nuscenes":
         from mdkt_ros.drive.nuscenes import NuScenes
 
@@ -86,7 +92,7 @@ def open_drive(
     if chosen == "kitti_object":
         from mdkt_ros.drive.kitti_object import KittiObject
 
-        return KittiObject(path)
+        return KittiObject(path, image_calibration_size=image_size)
     if chosen == "bag":
         from mdkt_ros.drive.bag import BagDrive
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,18 @@ import numpy.typing as npt
 
 from mdkt_ros.camera import Camera
 from mdkt_ros.errors import DriveError
+
+KITTI_SIZES = {
+    (1242, 375): (609.5593, 172.8540),  # drives of 2011-09-26, sequence 03
+    (1224, 370): (604.0814, 180.5066),  # 2011-09-28
+    (1238, 374): (600.3891, 181.5122),  # 2011-09-29
+    (1226, 370): (601.8873, 183.1104),  # 2011-09-30, sequences 04 to 12
+    (1241, 376): (607.1928, 185.2157),  # 2011-10-03, sequences 00 to 02 and 13 to 21
+}
+"""Width and height of the rectified images of each of KITTI's calibrations, and the principal point it is known by."""
+
+_ROUNDING = 0.03
+"""Share by which two sides of a scaled image may differ: 1226x370 is met as 673x201."""
 
 
 class Calibration:
@@ -56,14 +69,38 @@ class Calibration:
             folder: `image_0` .. `image_3`.
             camera_from_lidar: (4, 4) metres, to the frame of rectified camera 0.
             size: width and height of the images, pixels.
-            calibration_size: width and height that the calibration belongs to, where the images were scaled since.
+            calibration_size: width and height that the calibration belongs to, where the images were scaled since; None
+                takes KITTI's own calibrations for what they are, with a warning, and others as belonging to `size`.
         """
         projection = self.matrix(f"P{folder.removeprefix('image_')}", 3, 4)
-        if calibration_size is not None:
+        if calibration_size is None:
+            calibration_size = self._size_of(projection, folder, size)
+        if calibration_size != size:
             sx, sy = size[0] / calibration_size[0], size[1] / calibration_size[1]
             # The centre of the first pixel is (0, 0), so its corner, which scaling keeps, is (-0.5, -0.5).
             projection = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1]]) @ projection
         return Camera(folder, *size, projection[:, :3], camera_from_lidar, projection_offset=projection[:, 3])
+
+    def _size_of(self, projection: npt.NDArray[np.float64], folder: str, size: tuple[int, int]) -> tuple[int, int]:
+        """The image size that a projection belongs to, as far as that can be told; `size` otherwise."""
+        cx, cy = projection[0, 2], projection[1, 2]
+        remark = None
+        known = next((s for s, centre in KITTI_SIZES.items() if np.allclose((cx, cy), centre, atol=1e-3)), None)
+        if known is not None and known != size:
+            remark = f"the calibration is KITTI's for {known[0]}x{known[1]}"
+            if abs(size[0] / known[0] / (size[1] / known[1]) - 1) <= _ROUNDING:
+                remark += " and is scaled to them"
+            else:
+                # Which part was cut out is nowhere to be read.
+                remark, known = f"{remark}: points may lie beside what they belong to", None
+        elif known is None and not (0.4 < cx / size[0] < 0.6 and 0.2 < cy / size[1] < 0.8):
+            remark = (
+                f"the calibration's centre ({cx:.0f}, {cy:.0f}) does not fit that; if they were scaled since, give the "
+                "size that was calibrated (--image-size)"
+            )
+        if remark is not None:
+            warnings.warn(f"{self.path}: the images of {folder} are {size[0]}x{size[1]}; {remark}", stacklevel=2)
+        return known or size
 
 
 def read_poses(path: Path) -> npt.NDArray[np.float64]:

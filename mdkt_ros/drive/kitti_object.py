@@ -20,6 +20,8 @@ class KittiObject:
     Args:
         root: the folder that holds `velodyne/` and `calib/`, or the one that holds `training/`.
         frames: positions of the scans to keep.
+        image_calibration_size: width and height that the calibrations belong to, where the images were scaled since;
+            KITTI's own are recognised without it.
 
     Raises:
         DriveError: no scans below `root`.
@@ -29,13 +31,16 @@ class KittiObject:
     intensity_scale: float = 1.0
     labels: LabelSpace | None = None
 
-    def __init__(self, root: Path | str, *, frames: Frames = None) -> None:
+    def __init__(
+        self, root: Path | str, *, frames: Frames = None, image_calibration_size: tuple[int, int] | None = None
+    ) -> None:
         root = Path(root)
         self.root = root if (root / "velodyne").is_dir() else root / "training"
         scans = sorted((self.root / "velodyne").glob("*.bin"))
         if not scans:
             raise DriveError(f"{self.root / 'velodyne'}: no .bin scans")
         self._scans = select(list(enumerate(scans)), frames, str(self.root))
+        self._calibration_size = image_calibration_size
         self.name = root.name
 
     def __len__(self) -> int:
@@ -60,5 +65,6 @@ class KittiObject:
                 calibration = Calibration(self.root / "calib" / f"{stem}.txt")
                 camera_from_lidar = calibration.rigid("Tr_velo_to_cam")
                 camera_from_lidar[:3] = calibration.matrix("R0_rect", 3, 3) @ camera_from_lidar[:3]
-                views.append(image_view(path, calibration.camera(name, camera_from_lidar, image_size(path)), stamp))
+                camera = calibration.camera(name, camera_from_lidar, image_size(path), self._calibration_size)
+                views.append(image_view(path, camera, stamp))
         return tuple(views)

@@ -36,7 +36,8 @@ class SemanticKitti:
         labels: label space; SemanticKITTI's 19 classes by default.
         label_folder: `labels`; `scribbles` for ScribbleKITTI; `predictions` for a network's own.
         frames: positions of the scans to keep, after the sequences are joined.
-        image_calibration_size: width and height that calib.txt belongs to, where the images were scaled since.
+        image_calibration_size: width and height that calib.txt belongs to, where the images were scaled since; KITTI's
+            own calibrations are recognised without it.
 
     Raises:
         DriveError: no such folder or sequence, no scans, or a calibration key, pose or time is missing.

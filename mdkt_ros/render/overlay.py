@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mdkt_ros.beams import beam_spacing
 from mdkt_ros.camera import Camera, visible
 from mdkt_ros.errors import CameraError, LabelError
 from mdkt_ros.labels import LabelSpace
@@ -32,9 +33,9 @@ class Dots(NamedTuple):
 
 
 def dots(camera: Camera, points: npt.NDArray[np.floating]) -> Dots:
-    """Where the points (N, 3) that a camera sees fall in its image, and how large to draw them."""
+    """Where those points of a whole scan (N, 3) that a camera sees fall in its image, and how large to draw them."""
     projection = camera.project(points)
-    index = np.flatnonzero(visible(projection, camera))
+    index = np.flatnonzero(visible(projection, camera, beam_spacing=beam_spacing(points)))
     index = index[np.argsort(-projection.depth[index], kind="stable")]
     # A dot covers about 6 cm at its depth, between what the eye still sees and what hides the image.
     focal = float(camera.matrix[0, 0])

@@ -27,6 +27,7 @@ def page_for_path(
     predictions: str | Path | None = None,
     labels: LabelSpace | None = None,
     topic: str | None = None,
+    image_size: tuple[int, int] | None = None,
     summary: SegmentSummary | None = None,
     title: str | None = None,
     facts: Sequence[tuple[str, str]] = (),
@@ -44,6 +45,7 @@ def page_for_path(
         predictions: folder or label file with the predictions, where they are not with the scans.
         labels: label space, with `predictions` that of the predictions; by default what the bag or the data set says.
         topic: cloud topic of a bag with several.
+        image_size: width and height that a KITTI calibration belongs to; see `open_drive`.
         summary: what `segment_path` returned, for the table and the timings of the whole drive instead of those of the
             scans on the page.
         title: heading; the drive's name by default.
@@ -56,7 +58,8 @@ def page_for_path(
     Raises:
         MdktError: the drive, its labels or the output; see `open_drive` and `write_page`.
     """
-    with open_source(Path(path), None if predictions is None else Path(predictions), labels, topic) as source:
+    beside = None if predictions is None else Path(predictions)
+    with open_source(Path(path), beside, labels, topic, image_size) as source:
         count = len(source.drive)
         # Where the drive was labelled in part, that part is what one wants to see.
         scans = np.array(source.labelled or range(count))

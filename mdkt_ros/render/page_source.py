@@ -82,10 +82,17 @@ def _images(frame: Frame, remarks: list[str]) -> Iterator[tuple[str, npt.NDArray
 
 
 @contextmanager
-def open_source(path: Path, predictions: Path | None, labels: LabelSpace | None, topic: str | None) -> Iterator[Source]:
+def open_source(
+    path: Path,
+    predictions: Path | None,
+    labels: LabelSpace | None,
+    topic: str | None,
+    image_size: tuple[int, int] | None = None,
+) -> Iterator[Source]:
     """Open a drive with its predictions. Raises MdktError: not a drive, or predictions that cannot be read."""
     # Of predictions that lie elsewhere, the truth beside the scans may be in other classes.
-    drive = open_drive(path, topic=topic, labels=labels if predictions is None else None)
+    own = labels if predictions is None else None
+    drive = open_drive(path, topic=topic, labels=own, image_size=image_size)
     if predictions is not None and not predictions.exists():
         raise LabelError(f"{predictions}: does not exist")
     if isinstance(drive, BagDrive):

@@ -32,12 +32,13 @@ def picture_for_path(
     predictions: str | Path | None = None,
     labels: LabelSpace | None = None,
     topic: str | None = None,
+    image_size: tuple[int, int] | None = None,
     force: bool = False,
 ) -> None:
     """Draw a scan of what `mdkt segment` left, or of a labelled drive, to a `.png` or `.jpg`.
 
     Args:
-        path, predictions, labels, topic: as in `page_for_path`.
+        path, predictions, labels, topic, image_size: as in `page_for_path`.
         out: the picture.
         kind: `birdseye` shows truth, prediction and error side by side where the drive has both.
         scan: position in the drive.
@@ -52,7 +53,8 @@ def picture_for_path(
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise OutputError(f"{out}: a picture is written as .png or .jpg")
     with atomic_output(out, force=force) as temporary:
-        with open_source(Path(path), None if predictions is None else Path(predictions), labels, topic) as source:
+        beside = None if predictions is None else Path(predictions)
+        with open_source(Path(path), beside, labels, topic, image_size) as source:
             if not 0 <= scan < len(source.drive):
                 raise DriveError(f"{path}: has no scan {scan}; there are {len(source.drive)}, from 0")
             remarks: list[str] = []

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from mdkt_ros.drive.frame import Frame
@@ -114,7 +114,8 @@ class ImageTextCache:
         arrays: dict[str, npt.NDArray[Any]] = {"rows": rows.astype(np.uint32), "scores": scores.astype(np.float16)}
         metadata = {"key": self.head.key, "frame": frame_digest(frame), "points": str(len(frame.points))}
         with atomic_output(path, force=True) as temporary:
-            save_file(arrays, temporary, metadata)
+            # Not save_file, whose files nobody else may read.
+            temporary.write_bytes(save(arrays, metadata))
 
     def _read(self, index: int, names: Sequence[str]) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
         path = self.path(index)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from mdkt_ros.drive.frame import Frame
@@ -101,7 +101,7 @@ def write_head(folder: Path, head: CacheHead) -> None:
         "settings": head.settings,
     }
     with atomic_output(folder / TEXT, force=True) as temporary:
-        save_file({"text": head.text.float().numpy()}, temporary)
+        temporary.write_bytes(save({"text": head.text.float().numpy()}))
     # Last: a cache is one when this is there.
     with atomic_output(folder / HEAD, force=True) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -54,9 +54,6 @@ class DenseOptions:
         if not 0 <= self.absent < 1:
             raise ConfigError(f"absent = {self.absent}: a probability below 1, or 0")
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "scales": list(self.scales)}
-
 
 @dataclass(frozen=True, eq=False)
 class ScoreMaps:
@@ -99,6 +96,13 @@ class DenseClip:
         self._words = text.embeddings.to(model.device)
         self._mean = torch.tensor(model.mean, device=model.device)[:, None, None]
         self._std = torch.tensor(model.std, device=model.device)[:, None, None]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the scores depend on besides model, text and image; of JSON types only."""
+        sides = self.model.image_size if self.options.window is None else (self.options.window,) * 2
+        resolved = {"window": list(sides), "last_block": getattr(self.tower, "last_block", "")}
+        return {**asdict(self.options), "scales": list(self.options.scales), **resolved}
 
     @torch.no_grad()
     def features(self, images: Tensor, scale: float = 1.0) -> Tensor:

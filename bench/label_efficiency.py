@@ -1,0 +1,297 @@
+"""Label efficiency: what each part of the scheme adds when one point in a thousand has a label.
+
+    python bench/label_efficiency.py --jobs 2                            # all runs that are missing, then the table
+    python bench/label_efficiency.py --only ema --budget 0.1 --seed 0    # one run
+    python bench/label_efficiency.py --validate --only ema --set optim.lr=0.003    # to choose settings by
+    python bench/label_efficiency.py --table                             # table and plots of the rows that are there
+
+Every run trains by config/train/mdkt_towns.yaml with a method's parts switched off, one thread, and is scored with its
+last checkpoint on towns of seeds that training never sees. A row that is there is not made again, a run that was
+stopped goes on where it was. `docs/results/label_efficiency.json` holds the rows; table and plots lie beside it.
+Settings are chosen by the validation towns (`--validate`, rows in runs/label_efficiency), never by the test towns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import itertools
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from bench.label_table import markdown, plot
+from bench.methods import METHODS, RECIPE, Run, plan, settings_digest
+from bench.rows import Row, put_row, read_rows
+from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
+from mdkt_ros.errors import ConfigError, MdktError
+from mdkt_ros.output import atomic_output
+from mdkt_ros.segmenter import Segmenter
+from training.config import DataConfig, TrainConfig
+from training.data.towns import make_towns, open_towns
+from training.evaluate import evaluate
+from training.log import console
+from training.losses import TrainingError
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "label_efficiency.json"
+RUNS = ROOT / "runs" / "label_efficiency"
+SCORED = {"test": (TEST_SEEDS[0], 12, 3), "validation": (VALIDATION_SEEDS[0], 3, 4)}
+"""Split -> seed of its first town, towns, scans of each."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all runs share.
+
+    Attributes:
+        split: the towns that are scored, `test` or `validation`.
+        results: file of the rows. runs: folder of the training runs.
+        more: overrides over the recipe, for all runs. settings: digest of recipe and overrides.
+        threads: of one run.
+    """
+
+    split: str
+    results: Path
+    runs: Path
+    more: tuple[str, ...]
+    settings: str
+    threads: int = 1
+    recipe: Path = RECIPE
+
+    def folder(self, run: Run) -> Path:
+        """Where a run trains; other settings train elsewhere."""
+        return self.runs / self.settings / f"{run.method.name}-{run.budget:g}-seed{run.seed}"
+
+
+def scored_towns(config: TrainConfig, split: str) -> DataConfig:
+    """The towns that a run is scored on, with the sensors of those it is trained on."""
+    first, towns, scans = SCORED[split]
+    root = f"{config.data.root.rstrip('/')}_{split}"
+    return replace(config.data, root=root, town_first=first, towns=towns, town_scans=scans, frames="")
+
+
+def perform(run: Run, experiment: Experiment) -> Row:
+    """Train, score, and return the row. Raises MdktError when one of the two fails."""
+    out = experiment.folder(run)
+    config = run.config(experiment.more, experiment.recipe)
+    cpu_seconds = _train(run, experiment, out)
+    data = scored_towns(config, experiment.split)
+    drive = open_towns(data)
+    torch.set_num_threads(experiment.threads)
+    segmenter = Segmenter.load(
+        out / "model.safetensors", config.device, intensity_scale=drive.intensity_scale, axes=drive.axes
+    )
+    result = evaluate(segmenter, drive).to_dict()
+    step_ms, minutes = _times(out / "log.csv")
+    views = {name: (result.get(name) or {}).get("miou") for name in ("inside_view", "outside_view")}
+    return {
+        "method": run.method.name,
+        "budget": run.budget,
+        "seed": run.seed,
+        "miou": result["miou"],
+        "miou_in_view": views["inside_view"],
+        "miou_out_of_view": views["outside_view"],
+        "iou": {name: figures["iou"] for name, figures in result["classes"].items()},
+        "step_ms": step_ms,
+        "minutes": minutes,
+        "cpu_minutes": round(cpu_seconds / 60, 2),
+        **_origins(config),
+        "machine": _machine(config.device, experiment.threads),
+        "date": datetime.date.today().isoformat(),
+        "split": experiment.split,
+        "scans": result["scans"],
+        "points": result["labelled_points"],
+        "settings": experiment.settings,
+        "overrides": list(experiment.more),
+    }
+
+
+def _train(run: Run, experiment: Experiment, out: Path) -> float:
+    """Run train.py to its end, from where it was if it was begun. Returns its processor seconds."""
+    command = [sys.executable, str(ROOT / "training" / "train.py"), "--config", str(experiment.recipe)]
+    command += [*run.overrides(), *experiment.more, f"out={out}"]
+    if (out / "state.safetensors").is_file():
+        command.append("resume=true")
+    elif out.exists():
+        command.append("force=true")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(experiment.threads), "COLUMNS": "200"}
+    before = os.times()
+    with (out.parent / f"{out.name}.log").open("a+", encoding="utf-8") as log:
+        start = log.tell()
+        done = subprocess.run(command, stderr=log, stdout=log, cwd=ROOT, env=environment, check=False)
+        log.seek(start)
+        said = log.read().strip().splitlines()
+    if done.returncode:
+        raise TrainingError(f"{run}: {said[-1] if said else f'exit code {done.returncode}'} ({out}.log)")
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def _times(log: Path) -> tuple[float, float]:
+    """Median milliseconds of a step, with its data, and minutes of all, by the clock."""
+    with log.open(newline="", encoding="utf-8") as file:
+        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
+    steps = [b - a for a, b in itertools.pairwise(seconds) if b > a] or seconds
+    return round(1000 * statistics.median(steps), 1), round(seconds[-1] / 60, 2)
+
+
+def _origins(config: TrainConfig) -> dict[str, str | None]:
+    """Which image-text model and image weights a run learnt from, None where it used none."""
+    text = weights = None
+    if config.pseudo.weight > 0 and config.pseudo.cache:
+        from training.data.image_text_head import read_head
+
+        description = read_head(Path(config.pseudo.cache)).description
+        text = " ".join(value for value in description.values() if value) or "unnamed"
+    if config.transfer.weight > 0:
+        weights = f"{config.image_network.name}, {config.image_network.weights or 'no weights'}"
+    return {"image_text_model": text, "image_weights": weights}
+
+
+def _machine(device: str, threads: int) -> str:
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.get_device_name()
+    return f"CPU {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return (row["method"], row["budget"], row["seed"])
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    names = [method.name for method in METHODS]
+    return (names.index(row["method"]) if row["method"] in names else len(names), row["budget"], row["seed"])
+
+
+def missing(runs: Sequence[Run], experiment: Experiment, *, force: bool) -> list[Run]:
+    """The runs that have no row yet, or with `force` all.
+
+    Raises:
+        ConfigError: a row is there that was made with other settings.
+    """
+    rows = {_key(row): row for row in read_rows(experiment.results)}
+    if force:
+        return list(runs)
+    for run in runs:
+        row = rows.get(run.key)
+        if row is not None and row.get("settings") != experiment.settings:
+            raise ConfigError(
+                f"{experiment.results}: its row of {run} is of settings {row.get('settings')}, the recipe is now at "
+                f"{experiment.settings}; --force makes it anew, --results writes elsewhere"
+            )
+    return [run for run in runs if run.key not in rows]
+
+
+def run_all(runs: Sequence[Run], experiment: Experiment, jobs: int) -> int:
+    """Make the rows of some runs, `jobs` at a time. Returns how many failed; the others' rows are there."""
+    failed = 0
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    with pool:
+        pending = {pool.submit(perform, run, experiment): run for run in runs}
+        try:
+            for job in as_completed(pending):
+                run = pending[job]
+                try:
+                    row = job.result()
+                except MdktError as error:
+                    failed += 1
+                    console.print(f"failed: {error}", style="red", highlight=False)
+                    continue
+                put_row(experiment.results, row, lambda old, key=run.key: _key(old) == key, _place)  # type: ignore[misc]
+                console.print(f"{run}: mIoU {100 * row['miou']:.1f} % after {row['minutes']:.1f} minutes")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failed
+
+
+def write_report(experiment: Experiment, *, plots: bool) -> None:
+    """Table and plots beside the rows."""
+    rows = read_rows(experiment.results)
+    report = experiment.results.with_suffix(".md")
+    with atomic_output(report, force=True) as temporary:
+        temporary.write_text(markdown(rows, split=experiment.split), encoding="utf-8")
+    written = [report, *(plot(rows, experiment.results.parent) if plots and rows else [])]
+    console.print(f"{len(rows)} rows: {', '.join(path.name for path in written)} in {report.parent}")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ", ".join(method.name for method in METHODS)
+    parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help=f"of {names}")
+    parser.add_argument("--budget", nargs="+", type=float, default=[], help="percent of the points with a label")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0, 1, 2], help="of weights and label draw")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings over the recipe's, all runs"
+    )
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="instead of config/train/mdkt_towns.yaml")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--threads", type=int, default=1, help="of one run")
+    parser.add_argument("--validate", action="store_true", help="score on validation towns, to choose settings by")
+    parser.add_argument("--results", type=Path, help="another file of rows")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the training runs")
+    parser.add_argument("--force", action="store_true", help="make rows anew that are there")
+    parser.add_argument("--table", action="store_true", help="only rewrite table and plots")
+    parser.add_argument("--no-plots", dest="plots", action="store_false", help="the table alone")
+    parser.add_argument("--list", action="store_true", help="only say which runs are missing")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Returns the exit code: 0, 1 with the error on one line, or 130 when interrupted."""
+    options = parse(arguments)
+    split = "validation" if options.validate else "test"
+    results: Path = options.results or (options.runs / "validation.json" if options.validate else RESULTS)
+    began = time.monotonic()
+    try:
+        settings = settings_digest(options.set, options.recipe)
+        experiment = Experiment(
+            split, results, options.runs.resolve(), tuple(options.set), settings, options.threads, options.recipe
+        )
+        results.parent.mkdir(parents=True, exist_ok=True)
+        failed = 0
+        if not options.table:
+            runs = missing(plan(options.only, options.budget, options.seed), experiment, force=options.force)
+            console.print(f"{len(runs)} runs to do, settings {settings}, scored on {split} towns")
+            if options.list:
+                for run in runs:
+                    print(run)
+                return 0
+            if runs:
+                config = runs[0].config(options.set, options.recipe)
+                # Once for all runs, which must not write the same towns side by side.
+                make_towns(config.data)
+                make_towns(scored_towns(config, split), scoring=True)
+                failed = run_all(runs, experiment, options.jobs)
+        write_report(experiment, plots=options.plots)
+        if not options.table:
+            console.print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+        return 1 if failed else 0
+    except MdktError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the rows that were finished are kept, the runs go on where they were", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

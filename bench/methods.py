@@ -1,0 +1,114 @@
+"""The methods of the label efficiency experiment: one recipe, and what each of them changes in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mdkt_ros.errors import ConfigError
+from training.config import PLACE_KEYS, TrainConfig, flatten, load_config
+
+RECIPE = Path(__file__).resolve().parents[1] / "config" / "train" / "mdkt_towns.yaml"
+"""The whole scheme. A method switches off what it does not have."""
+
+_NO_TEACHER = ("teacher.weight=0",)
+_NO_CONTRAST = (*_NO_TEACHER, "contrast.weight=0")
+_NO_TEXT = (*_NO_CONTRAST, "pseudo.weight=0")
+_NO_IMAGES = (*_NO_TEXT, "transfer.weight=0")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        name: as in the results. title: as in the table. overrides: settings over those of the recipe.
+        adds: the name of the row that it should not fall below, empty where there is none.
+        budgets: label budgets in percent of the points.
+    """
+
+    name: str
+    title: str
+    overrides: tuple[str, ...]
+    adds: str
+    budgets: tuple[float, ...] = (0.1,)
+
+
+METHODS = (
+    Method("labels_only", "labels only", _NO_IMAGES, "", (0.1, 0.01, 1.0)),
+    Method("one_to_one", "+ one-to-one transfer", (*_NO_TEXT, "transfer.offsets=0"), "labels_only"),
+    Method(
+        "deformable_single_scale",
+        "+ deformable, one scale",
+        (*_NO_TEXT, "transfer.scales=[1]", "transfer.levels=1"),
+        "labels_only",
+    ),
+    Method("deformable_multi_scale", "+ deformable, multi-scale", _NO_TEXT, "one_to_one"),
+    Method("image_text", "+ image-text pseudo labels", _NO_CONTRAST, "deformable_multi_scale"),
+    Method("contrast", "+ contrast", _NO_TEACHER, "image_text"),
+    Method("ema", "+ EMA teacher: the whole scheme", (), "contrast", (0.1, 0.01, 1.0)),
+    Method("full_supervision", "full supervision, labels only", _NO_IMAGES, "", (100.0,)),
+)
+"""In the order of the table; each of the middle ones is the row above it and one part more."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a method with a budget and a seed, which is that of the label draw, too."""
+
+    method: Method
+    budget: float
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, float, int]:
+        """What identifies its row."""
+        return (self.method.name, self.budget, self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.method.name} at {self.budget:g} %, seed {self.seed}"
+
+    def overrides(self) -> list[str]:
+        """Settings over the recipe's."""
+        return [
+            *self.method.overrides,
+            f"data.percent={self.budget:g}",
+            f"data.draw_seed={self.seed}",
+            f"seed={self.seed}",
+        ]
+
+    def config(self, more: Iterable[str] = (), recipe: Path = RECIPE) -> TrainConfig:
+        """The settings of the run, `more` overrides over all. Raises ConfigError."""
+        return load_config(recipe, [*self.overrides(), *more])
+
+
+def method_named(name: str) -> Method:
+    """Raises ConfigError that lists the methods when there is none of that name."""
+    for method in METHODS:
+        if method.name == name:
+            return method
+    raise ConfigError(f"no method {name}; there are {', '.join(method.name for method in METHODS)}")
+
+
+def plan(methods: Iterable[str], budgets: Iterable[float], seeds: Iterable[int]) -> list[Run]:
+    """The runs of the experiment, seed after seed; empty methods or budgets: those of the table.
+
+    A budget that the table does not have for a method can be asked for, if the method is named with it.
+    """
+    chosen = [method_named(name) for name in methods]
+    wanted = tuple(budgets)
+    runs = []
+    for seed in seeds:
+        for method in chosen or METHODS:
+            known = wanted if chosen and wanted else [b for b in method.budgets if not wanted or b in wanted]
+            runs += [Run(method, budget, seed) for budget in known]
+    return runs
+
+
+def settings_digest(more: Iterable[str] = (), recipe: Path = RECIPE) -> str:
+    """8 hex digits of all that decides what the runs compute, apart from method, budget, seed and where they happen."""
+    settings = {k: v for k, v in flatten(load_config(recipe, [*more])).items() if k not in PLACE_KEYS}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,149 @@
+"""The image network: shapes, independence of images, weights from files, and errors that name what is wrong."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mdkt_ros.errors import CheckpointError, ConfigError
+from training.scheme.config import ImageNetworkConfig
+from training.scheme.image_network import STRIDES, ImageNetwork, build_image_network
+from training.scheme.vision_ops import import_timm
+
+SMALL = "test_resnet"  # timm's smallest residual network
+
+
+def config(**settings) -> ImageNetworkConfig:
+    return ImageNetworkConfig(**{"name": SMALL, "channels": 16, **settings})
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """State of a whole timm model, classifier included, with running statistics of its own."""
+    torch.manual_seed(1)
+    model = import_timm().create_model(SMALL, pretrained=False)
+    model.train()(torch.rand(4, 3, 64, 64))
+    return model.state_dict()
+
+
+@pytest.fixture
+def weights_file(weights, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(weights, path, {"name": SMALL})
+    return path
+
+
+@pytest.mark.parametrize("name", [SMALL, "resnet18", "mobilenetv3_small_050"])
+def test_levels_cover_the_padded_image(name):
+    network = build_image_network(config(name=name))
+    levels = network(torch.rand(2, 3, 50, 131))
+    assert network.strides == STRIDES == (4, 8, 16, 32)
+    assert [tuple(level.shape) for level in levels] == [(2, 16, 64 // s, 160 // s) for s in STRIDES]
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_an_image_does_not_depend_on_the_others(pretrained, weights_file):
+    network = build_image_network(config(weights=str(weights_file) if pretrained else "")).train()
+    images = torch.rand(3, 3, 64, 96)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for whole, alone in zip(network(images), network(images[1:2]), strict=True):
+        torch.testing.assert_close(whole[1:2], alone, atol=1e-5, rtol=1e-4)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} was changed by looking"
+
+
+def test_every_parameter_learns():
+    network = build_image_network(config())
+    for parameter in network.parameters():  # timm begins with residual branches that are shut
+        nn.init.normal_(parameter, std=0.1)
+    sum(level.square().sum() for level in network(torch.rand(1, 3, 64, 96))).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_no_images():
+    network = build_image_network(config())
+    levels = network(torch.zeros(0, 3, 1, 1))
+    assert [tuple(level.shape) for level in levels] == [(0, 16, 1, 1)] * 4
+    sum(level.sum() for level in levels).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+
+
+def test_whole_models_weights_are_used(weights, weights_file):
+    network = build_image_network(config(weights=str(weights_file)))
+    assert network.pretrained
+    for name, value in network.backbone.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    # As timm computes it: same normalisation of colours, running statistics.
+    model = import_timm().create_model(SMALL, pretrained=False, features_only=True).eval()
+    model.load_state_dict(network.backbone.state_dict())
+    images = torch.rand(2, 3, 64, 96)
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    for ours, theirs in zip(network.train().backbone((images - mean) / std), model((images - mean) / std), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_keys_of_either_form_of_a_model(tmp_path):
+    """`stages.0.` of a whole model is `stages_0.` of one that gives features only."""
+    timm = import_timm()
+    whole = timm.create_model("convnext_atto", pretrained=False).state_dict()
+    features = timm.create_model("convnext_atto", pretrained=False, features_only=True).state_dict()
+    assert set(features) - set(whole)
+    for state in (whole, features):
+        save_file(state, tmp_path / "weights.safetensors")
+        network = build_image_network(config(name="convnext_atto", weights=str(tmp_path / "weights.safetensors")))
+        key = next(key for key in network.backbone.state_dict() if key.startswith("stages_1."))
+        expected = state.get(key, state.get(key.replace("stages_1.", "stages.1.")))
+        assert torch.equal(network.backbone.state_dict()[key], expected)
+
+
+def test_files_that_do_not_fit(weights, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: no such file \(image_network\.weights\)"):
+        build_image_network(config(weights=str(path)))
+    key = "layer1.0.conv1.weight"
+    save_file({name: value for name, value in weights.items() if name != key}, path)
+    with pytest.raises(CheckpointError, match=rf"weights\.safetensors: lacks {key} of {SMALL}"):
+        build_image_network(config(weights=str(path)))
+    save_file({**weights, key: torch.zeros(2, 3)}, path)
+    with pytest.raises(CheckpointError, match=rf"{key} is \(2, 3\), {SMALL} needs \(32, 32, "):
+        build_image_network(config(weights=str(path)))
+    save_file(weights, path, {"name": "resnet18"})
+    with pytest.raises(CheckpointError, match=f"weights of resnet18, but image_network.name is {SMALL}"):
+        build_image_network(config(weights=str(path)))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"not a whole \.safetensors file"):
+        build_image_network(config(weights=str(path)))
+
+
+def test_names_that_do_not_fit():
+    with pytest.raises(ConfigError, match=r"image_network\.name = 'resnet19': timm .* did you mean resnet18 or "):
+        build_image_network(config(name="resnet19"))
+    with pytest.raises(ConfigError, match=r"its feature maps have strides 16, 16, 16 .* such as resnet18"):
+        build_image_network(config(name="test_vit"))
+    with pytest.raises(ConfigError, match=r"'resnet18\.nobody': .* Invalid pretrained tag"):
+        build_image_network(config(name="resnet18.nobody", weights="timm"))
+
+
+def test_parameter_groups(weights_file):
+    for network, rate in (
+        (build_image_network(config(weights=str(weights_file), lr=0.25)), 0.25),
+        (build_image_network(config(lr=0.25)), 1.0),
+    ):
+        groups = network.parameter_groups()
+        assert [group["lr_factor"] for group in groups] == [rate, 1.0]
+        assert {id(p) for p in groups[0]["params"]} == {id(p) for p in network.backbone.parameters()}
+        assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in network.parameters())
+
+
+def test_batch_norms_without_weights_become_group_norms():
+    network = build_image_network(config(name="mobilenetv3_small_050"))
+    assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert isinstance(network, ImageNetwork)
+    assert not network.pretrained
+    # What follows a fused batch norm is still there.
+    norms = [module for module in network.modules() if isinstance(module, nn.Sequential)]
+    assert any(isinstance(n[0], nn.GroupNorm) and isinstance(n[-1], nn.Hardswish) for n in norms if len(n))

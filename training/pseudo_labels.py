@@ -1,0 +1,194 @@
+"""Score the points of a data set by an image-text model, and say how right the labels are that follow.
+
+    python training/pseudo_labels.py --config config/train/semantickitti.yaml data.root=/data/semantickitti \
+        --model ViT-B-16 --pretrained laion2b_s34b_b88k --out runs/image_text/semantickitti
+    python training/pseudo_labels.py --config config/train/synthetic_mdkt.yaml \
+        --model local-dir:runs/pretrained/image_text --out runs/image_text/towns --pictures pictures
+
+Every scan and image of the recipe's data, once. The scores go to the folder `--out`, which `pseudo.cache` of the recipe
+names for training; a run that was stopped goes on where it was. Then they are calibrated by the recipe's label draw,
+and by nothing else, as training will do it; the figures against the truth, for people to read, go to `report.json`.
+Weights are downloaded only when `--pretrained` is the tag of published ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from mdkt_ros.device import resolve_device
+from mdkt_ros.errors import ConfigError, MdktError
+from mdkt_ros.output import atomic_output
+from training.config import TrainConfig, load_config
+from training.data.draw import LabelDraw, stored_draw
+from training.data.image_text import ImageTextCache, calibrate
+from training.data.image_text_head import HEAD, TEXT, write_head
+from training.data.image_text_maker import cache_head, make_scores
+from training.data.image_text_picture import picture, write_picture
+from training.data.image_text_report import Report, make_report
+from training.data.source import Source, open_source
+from training.data.towns import make_towns
+from training.log import console
+from training.scheme.calibration import Calibration
+from training.scheme.dense_clip import DenseClip, DenseOptions
+from training.scheme.dense_towers import LAST_BLOCKS
+from training.scheme.image_text_model import load_image_text
+from training.scheme.text import class_text, load_prompts
+
+
+def arguments_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--config", type=Path, help="recipe, .yaml: its data and its label draw")
+    add("--model", required=True, help="an open_clip model, local-dir:FOLDER or hf-hub:OWNER/NAME")
+    add("--pretrained", default="", help="weights of an open_clip model: a file, or the tag of published ones")
+    add("--out", type=Path, help="folder of the scores; by default the recipe's pseudo.cache")
+    add("--prompts", type=Path, help="YAML list of texts with {} in the place of the word; by default street scenes")
+    add("--scales", default="1", help="sizes of the images, as factors: 1 or 0.5,1; their scores are averaged")
+    add("--window", default="auto", help="pixels of a sliding window; 0: whole images; auto: as the model was trained")
+    add("--step", type=int, default=0, help="pixels from window to window; 0: half a window")
+    add("--last-block", default="auto", choices=LAST_BLOCKS, help="of a ViT: what a token keeps in the last block")
+    add("--absent", type=float, default=0.0, help="drop a class that nowhere in an image is as probable; 0: none")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--workers", type=int, default=2, help="threads that read scans and images ahead")
+    add("--pictures", type=Path, help="folder for pictures: dense labels beside the points' labels")
+    add("--picture-scans", type=int, default=20, help="how many scans to draw, spread over the data")
+    add("--score-scans", type=int, default=500, help="how many scans to compare with the truth, spread over the data")
+    add("--force", action="store_true", help="replace scores that were made with other settings")
+    add("overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's")
+    return parser
+
+
+def dense_options(options: argparse.Namespace) -> DenseOptions:
+    """How images are looked at. Raises ConfigError that names the argument."""
+    try:
+        scales = tuple(float(part) for part in options.scales.split(","))
+        window = None if options.window == "auto" else int(options.window)
+    except ValueError as error:
+        raise ConfigError(f"--scales {options.scales} --window {options.window}: {error}") from None
+    return DenseOptions(scales, window, options.step, options.last_block, options.absent)
+
+
+def open_recipe(config: TrainConfig) -> Source:
+    """The scans of a recipe; towns that are missing are built. Raises as `open_source` does."""
+    if config.data.kind == "synthetic":
+        make_towns(config.data)
+    return open_source(config.data)
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that is gone when the work is done."""
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(name, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def begin(out: Path, dense: DenseClip, source: Source, force: bool) -> ImageTextCache:
+    """The cache to fill. Raises ConfigError when it has other settings or other scans, unless `force` removes it."""
+    head = cache_head(dense, source.labels)
+    if force and (out / HEAD).is_file():
+        for path in (out / HEAD, out / TEXT, out / "report.json"):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(out / "scans", ignore_errors=True)
+    write_head(out, head)
+    cache = ImageTextCache.open(out, source, check=False)
+    for index in sorted({0, len(source) - 1}):
+        if index in cache:
+            cache.check(index, source[index])
+    return cache
+
+
+def draw_pictures(folder: Path, scans: int, cache: ImageTextCache, dense: DenseClip, calibration: Calibration) -> None:
+    """Write pictures of some scans, spread over the data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = np.unique(np.linspace(0, len(cache.source) - 1, scans).astype(int)).tolist()
+    with bar("pictures") as progress:
+        for done, index in enumerate(chosen, 1):
+            image = picture(dense, calibration, cache.source[index], *cache.scan(index), cache.source.labels)
+            if image is not None:
+                name = Path(cache.source.names[index]).with_suffix("").as_posix().replace("/", "_")
+                write_picture(folder / f"{name}.png", image)
+            progress(done, len(chosen))
+
+
+def label_draw(config: TrainConfig, source: Source) -> LabelDraw:
+    """The label draw of a recipe, as training reads it."""
+    data = config.data
+    with bar("label draw") as progress:
+        return stored_draw(source, data.percent, data.draw_seed, Path(data.draws), unit=data.budget, progress=progress)
+
+
+def run(options: argparse.Namespace) -> Report:
+    """Score, calibrate, compare and draw as the arguments say. Raises MdktError."""
+    config = load_config(options.config, options.overrides)
+    out = options.out or (Path(config.pseudo.cache) if config.pseudo.cache else None)
+    if out is None:
+        raise ConfigError("--out is not given, and the recipe has no pseudo.cache: name the folder of the scores")
+    looks, prompts, device = dense_options(options), load_prompts(options.prompts), resolve_device(options.device)
+    source = open_recipe(config)
+    model = load_image_text(options.model, options.pretrained, device)
+    dense = DenseClip(model, class_text(model, source.labels, prompts), looks)
+    unknown = [name for name, known in zip(source.labels.names, dense.text.known, strict=True) if not known]
+    if unknown:
+        console.print(f"{model.name} knows no word of {', '.join(unknown)}: never named")
+    cache = begin(out, dense, source, options.force)
+    with bar("scores") as progress:
+        made = make_scores(cache, dense, workers=options.workers, progress=progress)
+    console.print(f"{out}: {made} scans scored, {len(source) - made} were there")
+    draw = label_draw(config, source)
+    with bar("calibration") as progress:
+        calibration = calibrate(cache, draw, progress=progress)
+    with bar("comparison") as progress:
+        report = make_report(
+            cache, calibration, config.pseudo.sure, most=max(1, options.score_scans), progress=progress
+        )
+    facts = {**cache.description, "budget": draw.budget(), "settings": cache.head.settings, **report.to_dict()}
+    with atomic_output(out / "report.json", force=True) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if options.pictures is not None:
+        draw_pictures(options.pictures, max(1, options.picture_scans), cache, dense, calibration)
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Returns the exit code: 0, 1 with the error on one line, or 130 when interrupted."""
+    options = arguments_parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: console.print(str(message))
+            report = run(options)
+    except MdktError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is scored is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+    Console().print(report.table())
+    fitted = report.calibration
+    Console().print(
+        f"calibrated by {int(fitted.labels.sum()):,} labels in view ({fitted.method}): mean negative log likelihood "
+        f"{fitted.loss[0]:.3f} -> {fitted.loss[1]:.3f}; {report.scans} scans compared with the truth"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
