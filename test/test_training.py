@@ -221,7 +221,7 @@ def test_a_state_of_another_network_is_refused(data: Path):
         draw = shared_draw(config, processes, source)
         learner = make_learner(config, processes, TrainingStream(source, draw, config, make_grid(config)))
     with pytest.raises(CheckpointError, match=r"state\.safetensors: does not fit the network: .*classifier\.0\.bias"):
-        training.state.restore(broken, learner.network, None, learner.optimizer, learner.scaler)
+        training.state.restore(broken, learner.student, None, learner.optimizer, learner.scaler)
 
 
 @pytest.mark.parametrize(
@@ -332,9 +332,9 @@ def first_gradients(config: TrainConfig, processes: Processes) -> dict[str, torc
     stream = TrainingStream(source, draw, config, make_grid(config))
     learner = make_learner(config, processes, stream)
     positions = next(iter(StreamSampler(4, 0, 1, processes.rank, processes.world)))
-    losses, _ = learner.losses(make_batch([stream[position] for position in positions]))
+    losses, _ = learner.losses(make_batch([stream[position] for position in positions]), 0, 10)
     sum(losses.values()).backward()
-    return {name: p.grad.clone() for name, p in learner.network.named_parameters()}
+    return {name: p.grad.clone() for name, p in learner.student.network.named_parameters()}
 
 
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(data: Path):

@@ -38,10 +38,10 @@ def test_yaml_round_trip(tmp_path: Path):
     ("override", "message"),
     [
         ("optim.lrr=3", r"override 'optim.lrr=3': unknown key optim\.lrr; did you mean optim\.lr\?"),
-        ("lr=3", r"unknown key lr; did you mean optim\.lr\?"),
+        ("lr=3", r"unknown key lr; did you mean optim\.lr or image_network\.lr\?"),
         ("model.batch_size=3", r"unknown key model\.batch_size; did you mean optim\.batch_size\?"),
         ("augment.zzz=1", r"unknown key augment\.zzz; known: augment\.yaw, augment\.flip"),
-        ("zzz=1", r"unknown key zzz; known: data, model, optim, loss, augment, out"),
+        ("zzz=1", r"unknown key zzz; known: data, model, optim, loss, augment, images, .*, out"),
         ("optim.lr.x=1", r"optim\.lr"),
         ("optim.lr=fast", r"optim\.lr: Value 'fast' of type 'str' could not be converted to Float"),
         ("optim.batch_size=1.5", r"optim\.batch_size: Value '1\.5'"),
@@ -54,6 +54,13 @@ def test_yaml_round_trip(tmp_path: Path):
         ("model.maximum=[-60,0,0]", r"model\.maximum = .*: must be above minimum"),
         ("augment.drop=1", r"augment\.drop = 1\.0: must be 0 or more and below 1"),
         ("loss.class_weights=full", r"loss\.class_weights = 'full': must be one of none, sqrt"),
+        ("transfer.weight=-1", r"transfer\.weight = -1\.0: must be 0 or more"),
+        ("transfer.scales=[3]", r"transfer\.scales = \[3\]: must be different ones of 8, 4, 2, 1"),
+        ("transfer.heads=7", r"transfer\.heads = 7: must be a divisor of image_network\.channels"),
+        ("images.scale=0", r"images\.scale = 0\.0: must be above 0"),
+        ("pseudo.sure=2", r"pseudo\.sure = 2\.0: must be from 0 to 1"),
+        ("teacher.weight=1", r"optim\.average = 0\.0: must be above 0 for a teacher"),
+        ("schedule.labels_only=1", r"schedule\.labels_only = 1\.0: must be 0 or more and below 1"),
     ],
 )
 def test_mistakes_name_the_key_on_one_line(override: str, message: str):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mdkt_ros.errors import ConfigError
-from mdkt_ros.network import PRESETS
-from mdkt_ros.voxels import check_features
-from training.data.budgets import BUDGETS
+from training.config_checks import DATA_KINDS as DATA_KINDS
+from training.config_checks import check_values
 from training.scheme.config import (
     ContrastConfig,
     ImageNetworkConfig,
@@ -32,8 +30,6 @@ from training.scheme.config import (
     TeacherConfig,
     TransferConfig,
 )
-
-DATA_KINDS = ("semantickitti", "scribblekitti", "nuscenes", "folder", "synthetic")
 
 
 @dataclass
@@ -237,6 +233,7 @@ def _nearest(key: str, known: list[str]) -> str:
     # The right name in the wrong section is the commonest slip, then a slip of the pen.
     scores = {k: difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() for k in known}
     near = [k for k in sorted(known, key=lambda k: -scores[k]) if scores[k] > 0.7]
+    near = [k for k in near if k.split(".")[0] == key.split(".")[0]] or near
     if near:
         return f"did you mean {' or '.join(near[:3])}?"
     section = [k for k in known if k.startswith(f"{key.split('.')[0]}.")]
@@ -255,69 +252,5 @@ def _build(layers: list[tuple[str, dict[str, Any]]]) -> TrainConfig:
             raise ConfigError(f"{source}: {key}: {first}") from error
     config = OmegaConf.to_object(merged)
     assert isinstance(config, TrainConfig)
-    _check_values(config)
+    check_values(flatten(config))
     return config
-
-
-def _check_values(config: TrainConfig) -> None:
-    """Ranges and choices, so that a bad value is found before any scan is read."""
-
-    def need(key: str, good: bool, what: str) -> None:
-        if not good:
-            raise ConfigError(f"{key} = {flatten(config)[key]!r}: must be {what}")
-
-    for key, value in flatten(config).items():
-        numbers = value if isinstance(value, list) else [value]
-        need(key, all(math.isfinite(n) for n in numbers if isinstance(n, float)), "finite")
-    choices = {
-        "data.kind": (config.data.kind, DATA_KINDS),
-        "data.town_format": (config.data.town_format, ("semantickitti", "nuscenes")),
-        "data.budget": (config.data.budget, BUDGETS),
-        "model.preset": (config.model.preset, PRESETS),
-        "optim.amp": (config.optim.amp, ("auto", "off", "bf16", "fp16")),
-        "loss.class_weights": (config.loss.class_weights, ("none", "sqrt")),
-    }
-    for key, (chosen, allowed) in choices.items():
-        need(key, chosen in allowed, f"one of {', '.join(allowed)}")
-    need("data.town_first", config.data.town_first >= 0, "0 or more")
-    for key in ("data.towns", "data.town_scans", "data.town_rate"):
-        synthetic = config.data.kind == "synthetic"
-        need(key, not synthetic or flatten(config)[key] > 0, "above 0 for synthetic data")
-    need("data.percent", 0 < config.data.percent <= 100, "above 0 and at most 100")
-    clicked = config.data.budget == "clicks"
-    need("data.percent", not clicked or config.data.percent == 100, "100 for data.budget = clicks, which has no share")
-    need("model.voxel_size", config.model.voxel_size > 0, "above 0 metres")
-    need("model.width", config.model.width > 0, "above 0")
-    need("model.minimum", len(config.model.minimum) == 3, "three numbers")
-    need("model.maximum", len(config.model.maximum) == 3, "three numbers")
-    need(
-        "model.maximum",
-        all(a < b for a, b in zip(config.model.minimum, config.model.maximum, strict=True)),
-        "above minimum",
-    )
-    try:
-        check_features(config.model.features)
-    except ConfigError as error:
-        raise ConfigError(f"model.features: {error}") from error
-    need("optim.epochs", config.optim.epochs > 0, "above 0")
-    need("optim.lr", config.optim.lr > 0, "above 0")
-    need("optim.batch_size", config.optim.batch_size > 0, "above 0")
-    need("optim.warmup", 0 <= config.optim.warmup < 1, "0 or more and below 1")
-    need("optim.average", 0 <= config.optim.average < 1, "0 or more and below 1")
-    need("save_every", config.save_every > 0, "above 0")
-    for key in (
-        "optim.steps",
-        "optim.weight_decay",
-        "optim.clip",
-        "loss.cross_entropy",
-        "loss.lovasz",
-        "workers",
-    ):
-        need(key, flatten(config)[key] >= 0, "0 or more")
-    for key in ("augment.flip", "augment.intensity_drop", "augment.mix", "loss.label_smoothing"):
-        need(key, 0 <= flatten(config)[key] <= 1, "from 0 to 1")
-    for key in ("augment.drop", "augment.scale", "augment.intensity"):
-        need(key, 0 <= flatten(config)[key] < 1, "0 or more and below 1")
-    for key in ("augment.yaw", "augment.tilt", "augment.shift", "augment.jitter"):
-        need(key, flatten(config)[key] >= 0, "0 or more")
-    need("loss.lovasz", config.loss.lovasz + config.loss.cross_entropy > 0, "above 0 when loss.cross_entropy is 0")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +24,23 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+class ParameterGroup(TypedDict):
+    """Parameters that learn at `factor` times the rate."""
+
+    params: list[nn.Parameter]
+    factor: float
+
+
+def make_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW; norms and biases do not decay."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    kept = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr)
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        for decays in (True, False):
+            params = [p for p in group["params"] if (p.ndim > 1) == decays]
+            decay = config.weight_decay if decays else 0.0
+            if params:
+                split.append({"params": params, "weight_decay": decay, "factor": group["factor"]})
+    return torch.optim.AdamW(split, lr=config.lr)
 
 
 def half_precision(config: OptimConfig, device: torch.device) -> torch.dtype | None:

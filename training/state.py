@@ -34,7 +34,7 @@ class RunState:
         config: of the run.
         step: steps done.
         facts: JSON of what the run knows about its data and itself: label space, budget, seconds, machine, ...
-        tensors: by dotted name: network.*, average.*, optimizer.<parameter>.*, random.*, confusion.
+        tensors: by dotted name: network.*, scheme.*, average.*, optimizer.<parameter>.*, random.*, confusion.
     """
 
     path: Path
@@ -55,14 +55,15 @@ def save_state(
     config: TrainConfig,
     step: int,
     facts: dict[str, Any],
-    network: nn.Module,
+    student: nn.Module,
     average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     confusion: Tensor,
 ) -> None:
     """Write the state, replacing the last one only when the new one is whole. Raises OutputError."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    # The student's own names: network.* and, where the scheme has modules, scheme.*.
+    tensors = dict(student.state_dict())
     if average is not None:
         tensors |= {f"average.{name}": value for name, value in average.network.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
@@ -110,7 +111,7 @@ def check_same_run(state: RunState, config: TrainConfig) -> None:
 
 def restore(
     state: RunState,
-    network: nn.Module,
+    student: nn.Module,
     average: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -121,7 +122,9 @@ def restore(
         number, key = name.split(".", 1)
         values.setdefault(int(number), {})[key] = value
     try:
-        network.load_state_dict(state.part("network"))
+        student.load_state_dict(
+            {name: value for name, value in state.tensors.items() if name.startswith(("network.", "scheme."))}
+        )
         if average is not None:
             average.network.load_state_dict(state.part("average"))
         optimizer.load_state_dict({**optimizer.state_dict(), "state": values})

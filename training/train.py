@@ -13,14 +13,12 @@ batch and do what one process does with all of it.
 from __future__ import annotations
 
 import argparse
-import inspect
 import math
 import platform
 import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,127 +27,26 @@ if __name__ == "__main__":
 
 import torch
 from rich.progress import Progress
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from mdkt_ros.errors import ConfigError, MdktError, OutputError
-from mdkt_ros.metrics import confusion_matrix, scores
 from mdkt_ros.output import atomic_output
 from mdkt_ros.sparse import block_threads
-from training.average import WeightAverage
-from training.config import TrainConfig, load_config, to_yaml
-from training.data.dataset import Batch, StreamSampler, TrainingStream, make_batch
+from training.config import TrainConfig, load_config, to_yaml, uses_teacher
+from training.data.dataset import StreamSampler, TrainingStream, make_batch
 from training.data.draw import LabelDraw, stored_draw
+from training.data.image_text import ImageTextCache
 from training.data.source import Source, open_source
 from training.data.towns import make_towns
-from training.export import export_state, make_grid, make_network
+from training.export import export_state, make_grid
+from training.learner import make_learner
 from training.log import RunLog, console
-from training.losses import Labelled, SegmentationLoss, check_finite
-from training.optimization import balance_inputs, class_weights, half_precision, learning_rate, make_optimizer
 from training.processes import Processes, join_processes, leave_signals_to_parent, stop_requests
 from training.state import RunState, check_same_run, load_state, restore, save_state
 
 
 class Interrupted(MdktError):
     """The run was stopped before its end; its state is saved."""
-
-
-@dataclass
-class Learner:
-    """What a step changes, and how it computes.
-
-    Attributes:
-        network, shared: the point network, and the same behind DistributedDataParallel if there are several processes.
-        average: the running mean of its weights, or None.
-        confusion: (C, C + 1) int64 of this process, over the drawn labels of the current epoch.
-    """
-
-    config: TrainConfig
-    processes: Processes
-    network: nn.Module
-    shared: nn.Module
-    loss: SegmentationLoss
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    average: WeightAverage | None
-    dtype: torch.dtype | None
-    confusion: Tensor
-
-    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], float]:
-        """Weighted losses by name of this process's share of the step, and the labelled points of all processes."""
-        scans = len(torch.unique_consecutive(batch.scan))
-        points, scans_of_all = self.processes.sum([len(batch.rows), scans])
-        world = self.processes.world
-        with torch.autocast(self.processes.device.type, self.dtype, enabled=self.dtype is not None):
-            logits = self.shared(batch.voxels).logits
-        # Labels are on points: a voxel counts once for each labelled point in it, and labels no other point.
-        labelled = Labelled(logits[batch.rows], batch.target, batch.scan, points / world, scans_of_all / world)
-        predicted = labelled.logits.detach().argmax(1).to(torch.uint8).cpu().numpy()
-        truth = batch.target.to(torch.uint8).cpu().numpy()
-        self.confusion += torch.from_numpy(confusion_matrix(truth, predicted, logits.shape[1]))
-        return self.loss(labelled), points
-
-    def step(self, batch: Batch, step: int, steps: int) -> dict[str, float | None]:
-        """One step, `step` from 0. Raises TrainingError when a loss is NaN or infinite."""
-        optim = self.config.optim
-        rate = learning_rate(step, steps, optim.lr, optim.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        losses, points = self.losses(batch)
-        values = dict(zip(losses, torch.stack([v.detach() for v in losses.values()]).tolist(), strict=True))
-        check_finite(values, batch.names, step + 1)
-        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip if optim.clip > 0 else math.inf)
-        if not self.scaler.is_enabled():
-            check_finite({"gradient norm": float(norm)}, batch.names, step + 1)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update(self.network, step + 1)
-        means = [total / self.processes.world for total in self.processes.sum(list(values.values()))]
-        named = dict(zip(values, means, strict=True))
-        return {"lr": rate, "loss": sum(means), **named, "gradient_norm": float(norm), "labels": points}
-
-    def miou(self) -> float:
-        """mIoU over the drawn labels since the last call, of all processes."""
-        result = scores(self.processes.sum_tensor(self.confusion).numpy()).miou
-        self.confusion.zero_()
-        return result
-
-
-def make_learner(config: TrainConfig, processes: Processes, stream: TrainingStream) -> Learner:
-    """Network, loss and optimizer with fresh weights for a stream of scans, the same in every process."""
-    torch.manual_seed(config.seed)
-    classes = len(stream.source.labels)
-    network = make_network(config, classes).to(processes.device).train()
-    if config.optim.balance_inputs:
-        balance_inputs(network, stream.some_features())
-    shared: nn.Module = network
-    if processes.world > 1:
-        devices = [processes.device] if processes.device.type == "cuda" else None
-        # Statistics are of all processes already, so there is nothing to hand round before each step. PyTorch 2.13
-        # renamed the argument that says so.
-        known = inspect.signature(DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        nothing: dict[str, Any] = {name: False}
-        shared = DistributedDataParallel(network, device_ids=devices, **nothing)
-    weights = class_weights(config.loss.class_weights, stream.draw)
-    dtype = half_precision(config.optim, processes.device)
-    return Learner(
-        config=config,
-        processes=processes,
-        network=network,
-        shared=shared,
-        loss=SegmentationLoss(config.loss, None if weights is None else weights.to(processes.device)),
-        optimizer=make_optimizer(network, config.optim),
-        scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16),
-        average=WeightAverage(network, config.optim.average) if config.optim.average > 0 else None,
-        dtype=dtype,
-        confusion=torch.zeros(classes, classes + 1, dtype=torch.int64),
-    )
 
 
 def describe(config: TrainConfig, processes: Processes, source: Source, draw: LabelDraw) -> dict[str, Any]:
@@ -223,6 +120,13 @@ def prepare_out(config: TrainConfig, processes: Processes) -> RunState | None:
     return None
 
 
+def open_image_text(config: TrainConfig, source: Source) -> ImageTextCache | None:
+    """The scores of the image-text model that the recipe names, None where it names none."""
+    if not config.pseudo.cache or not uses_teacher(config):
+        return None
+    return ImageTextCache.open(Path(config.pseudo.cache), source)
+
+
 def make_loader(stream: TrainingStream, start: int, steps: int, processes: Processes) -> DataLoader[Any]:
     """This process's share of the batches from step `start` to the last."""
     config = stream.config
@@ -256,11 +160,11 @@ def train(config: TrainConfig, processes: Processes) -> Path:
     draw = shared_draw(config, processes, source)
     if state is not None and state.facts["fingerprint"] != draw.fingerprint:
         raise ConfigError(f"{config.data.root}: not the data that the run in {state.path} was trained on")
-    stream = TrainingStream(source, draw, config, grid)
+    stream = TrainingStream(source, draw, config, grid, open_image_text(config, source))
     learner = make_learner(config, processes, stream)
     start, seconds = 0, 0.0
     if state is not None:
-        restore(state, learner.network, learner.average, learner.optimizer, learner.scaler)
+        restore(state, learner.student, learner.average, learner.optimizer, learner.scaler)
         start, seconds = state.step, float(state.facts["seconds"])
         learner.confusion += state.tensors["confusion"] if processes.first else 0
     batch_size, scans = config.optim.batch_size, len(source)
@@ -285,14 +189,15 @@ def train(config: TrainConfig, processes: Processes) -> Path:
                 config=config,
                 step=step,
                 facts=facts,
-                network=learner.network,
+                student=learner.student,
                 average=learner.average,
                 optimizer=learner.optimizer,
                 scaler=learner.scaler,
                 confusion=confusion,
             )
 
-    columns = ["epoch", "lr", "loss", *learner.loss.terms, "gradient_norm", "labels", "miou", "seconds"]
+    columns = ["epoch", "lr", "loss", *learner.loss.terms, *learner.objective.terms, "gradient_norm", "labels"]
+    columns += [*learner.columns, "miou", "seconds"]
     log = RunLog(path.parent, columns, start, steps, quiet=not processes.first)
     with log, stop_requests() as signals:
         for step, batch in enumerate(loader, start):

@@ -8,8 +8,9 @@ among processes sees the same scans.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +21,37 @@ from torch.utils.data import Dataset, Sampler
 from mdkt_ros.labels import IGNORE
 from mdkt_ros.sparse.tensor import SparseTensor
 from mdkt_ros.voxels import VoxelGrid, Voxels, collate, voxelize
-from training.config import TrainConfig
+from training.config import TrainConfig, uses_images, uses_teacher
 from training.data.augment import augment, mix
 from training.data.draw import LabelDraw
+from training.data.hints import LocalView, TeacherView, TextScores, collate_views, join_scores, teacher_view
+from training.data.image_text import ImageTextCache
+from training.data.pair_finder import PairFinder
+from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join
 from training.data.scan import Scan, make_scan
 from training.data.source import Source
+
+_Part = TypeVar("_Part")
+_Whole = TypeVar("_Whole")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One scan as the network takes it, and the points it was made from."""
+    """One scan as the network takes it, the points it was made from, and what else is known about them.
+
+    Attributes:
+        recorded: number in the source of the recorded scan that each part of `scan` came from.
+        pairs: points that images show, None where no part of the scheme needs images.
+        scores: voxel rows and scores of the image-text model, or None.
+        view: what the teacher sees, or None.
+    """
 
     scan: Scan
     voxels: Voxels
+    recorded: tuple[int, ...] = ()
+    pairs: ExamplePairs | None = None
+    scores: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None
+    view: LocalView | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,7 @@ class Batch:
         target: (L,) int64 class ids of the labelled points.
         scan: (L,) int64 number of the scan that each labelled point belongs to, ascending.
         examples: the scans' points, for what needs more than the labels; stays on the CPU.
+        pairs, scores, view: what the scheme's parts need, None where they are off.
     """
 
     names: tuple[str, ...]
@@ -54,11 +74,16 @@ class Batch:
     target: Tensor
     scan: Tensor
     examples: tuple[Example, ...] = ()
+    pairs: Pairs | None = None
+    scores: TextScores | None = None
+    view: TeacherView | None = None
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
         moved = {name: getattr(self, name).to(device) for name in ("voxels", "rows", "target", "scan")}
+        extras = {name: getattr(self, name) for name in ("pairs", "scores", "view")}
+        moved |= {name: value.to(device) for name, value in extras.items() if value is not None}
         return replace(self, **moved)
 
 
@@ -78,17 +103,41 @@ def make_batch(examples: list[Example]) -> Batch:
         target=torch.from_numpy(np.concatenate(target)),
         scan=torch.from_numpy(np.concatenate(scan)),
         examples=tuple(examples),
+        pairs=_join([example.pairs for example in examples], lambda pairs: collate_pairs(pairs, offsets)),
+        scores=_join([example.scores for example in examples], lambda scores: _collate_scores(scores, offsets)),
+        view=_join([example.view for example in examples], collate_views),
     )
+
+
+def _join(parts: Sequence[_Part | None], collate: Callable[[list[_Part]], _Whole]) -> _Whole | None:
+    there = [part for part in parts if part is not None]
+    return collate(there) if there else None
+
+
+def _collate_scores(
+    scores: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]], offsets: npt.NDArray[np.int64]
+) -> TextScores:
+    row = np.concatenate([rows + offset for (rows, _), offset in zip(scores, offsets, strict=False)])
+    return TextScores(torch.from_numpy(row), torch.from_numpy(np.concatenate([score for _, score in scores])))
 
 
 class TrainingStream(Dataset[Example]):
     """Examples by position in the stream; see the module's docstring."""
 
-    def __init__(self, source: Source, draw: LabelDraw, config: TrainConfig, grid: VoxelGrid) -> None:
-        self.source, self.draw, self.config, self.grid = source, draw, config, grid
-        self._kept: list[Scan] | None = None
-        if config.data.cache:
-            self._kept = [self._read(index) for index in range(len(source))]
+    def __init__(
+        self,
+        source: Source,
+        draw: LabelDraw,
+        config: TrainConfig,
+        grid: VoxelGrid,
+        image_text: ImageTextCache | None = None,
+    ) -> None:
+        """`image_text`: scores of the image-text model, where pseudo labels use it."""
+        self.source, self.draw, self.config, self.grid, self.image_text = source, draw, config, grid, image_text
+        cache = config.data.cache
+        self._kept = [self._read(index) for index in range(len(source))] if cache else None
+        self._views: dict[int, tuple[Scan, Voxels]] = {}
+        self._finder = PairFinder(source, config.images, cache=cache) if uses_images(config) else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -99,11 +148,34 @@ class TrainingStream(Dataset[Example]):
         epoch, place = divmod(position, scans)
         index = int(_order(self.config.seed, epoch, scans)[place])
         scan = augment(self.scan(index), config, rng)
+        recorded: tuple[int, ...] = (index,)
         if scans > 1 and rng.random() < config.mix:
             # Never with itself: turned differently, the same labelled point could come in twice.
             other = (index + 1 + int(rng.integers(scans - 1))) % scans
-            scan = mix(scan, augment(self.scan(other), config, rng), config, rng)
-        return Example(scan, self._voxelize(scan))
+            scan, recorded = mix(scan, augment(self.scan(other), config, rng), config, rng), (index, other)
+        return self._complete(Example(scan, self._voxelize(scan), recorded), rng)
+
+    def _complete(self, example: Example, rng: np.random.Generator) -> Example:
+        """Add what the scheme's parts need."""
+        scan, voxels, recorded = example.scan, example.voxels, example.recorded
+        pairs = scores = view = None
+        if self._finder is not None:
+            pairs = join(scan, voxels, tuple(self._finder.find(index, rng) for index in recorded))
+        if self.image_text is not None:
+            scores = join_scores(scan, voxels, tuple(self.image_text.scan(index) for index in recorded))
+        if uses_teacher(self.config):
+            view = teacher_view(scan, voxels, tuple(self._recorded(index) for index in recorded))
+        return replace(example, pairs=pairs, scores=scores, view=view)
+
+    def _recorded(self, index: int) -> tuple[Scan, Voxels]:
+        """A scan and its voxels without augmentation."""
+        if index in self._views:
+            return self._views[index]
+        scan = self.scan(index)
+        made = scan, self._voxelize(scan)
+        if self.config.data.cache:
+            self._views[index] = made
+        return made
 
     def scan(self, index: int) -> Scan:
         """A scan with its drawn labels, as recorded."""

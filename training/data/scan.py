@@ -39,7 +39,8 @@ class Scan:
         rows = np.flatnonzero(self.part == part)
         table = np.full(int(max(self.index[rows].max(initial=-1), recorded.max(initial=-1))) + 1, -1, dtype=np.int64)
         table[self.index[rows]] = rows
-        return table[recorded]
+        found: npt.NDArray[np.int64] = table[recorded]
+        return found
 
     def take(self, kept: npt.NDArray[np.bool_]) -> Scan:
         """The points of the mask `kept` (N,), everything known about them with them."""

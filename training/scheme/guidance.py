@@ -1,0 +1,104 @@
+"""What the teacher and the image-text model say about a batch, and which labels follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.config import TrainConfig
+from training.data.dataset import Batch
+from training.processes import Processes
+from training.scheme.agreement import (
+    SOURCES,
+    ClassThresholds,
+    ImageText,
+    PseudoTargets,
+    decide,
+    safe_negatives,
+)
+from training.scheme.calibration import Calibration
+from training.scheme.contrast import Candidates
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What is said about the V voxels of a batch.
+
+    Attributes:
+        teacher: (V, C) probabilities; zeros where the teacher has not seen the voxel.
+        known: (K,) int64 rows that the teacher has seen and that have no drawn label.
+        pseudo: the pseudo labels.
+        candidates: of the contrast, None where it is off.
+    """
+
+    teacher: Tensor
+    known: Tensor
+    pseudo: PseudoTargets
+    candidates: Candidates | None
+
+    def counts(self) -> dict[str, int]:
+        """Pseudo labels by source."""
+        found = torch.bincount(self.pseudo.source.long(), minlength=len(SOURCES)).tolist()
+        return {f"labels_{name}": count for name, count in zip(SOURCES, found, strict=True)}
+
+
+class Guide(nn.Module):
+    """Makes a batch's guidance. Its buffers, how sure each source usually is of each class, belong to the run."""
+
+    def __init__(
+        self, config: TrainConfig, classes: int, calibration: Calibration | None, processes: Processes
+    ) -> None:
+        """`calibration`: of the image-text scores, None where there are none."""
+        super().__init__()
+        self.config, self.calibration, self.processes = config, calibration, processes
+        pseudo = config.pseudo
+
+        def thresholds() -> ClassThresholds:
+            floor = min(pseudo.floor, pseudo.sure)
+            return ClassThresholds(classes, ceiling=pseudo.sure, floor=floor, share=pseudo.share)
+
+        self.teacher_sure = thresholds()
+        self.text_sure = thresholds() if calibration is not None else None
+
+    @torch.no_grad()
+    def forward(self, teacher: Tensor, batch: Batch) -> Guidance:
+        """`teacher`: (V, C) probabilities, zeros in rows that it has not seen."""
+        seen = teacher.sum(1) > 0
+        text = self._image_text(batch)
+        self.teacher_sure.update(teacher[seen], self.processes.sum_tensor)
+        if self.text_sure is not None and text is not None:
+            self.text_sure.update(text.probability, self.processes.sum_tensor)
+        pseudo = decide(
+            teacher,
+            text,
+            batch.rows,
+            self.config.pseudo,
+            teacher_sure=self.teacher_sure().to(teacher),
+            text_sure=None if self.text_sure is None else self.text_sure().to(teacher),
+        )
+        unlabelled = seen.clone()
+        unlabelled[batch.rows] = False
+        candidates = None
+        if self.config.contrast.weight > 0:
+            row = torch.cat([batch.rows, pseudo.row])
+            drawn = torch.zeros_like(row, dtype=torch.bool)
+            drawn[: len(batch.rows)] = True
+            candidates = Candidates(
+                row=row,
+                target=torch.cat([batch.target, pseudo.target]),
+                labelled=drawn,
+                safe=safe_negatives(teacher, text, row, self.config.contrast.negatives),
+                weight=torch.cat([torch.ones_like(batch.rows, dtype=pseudo.weight.dtype), pseudo.weight]),
+            )
+        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, candidates)
+
+    def _image_text(self, batch: Batch) -> ImageText | None:
+        if self.calibration is None or batch.scores is None:
+            return None
+        probability, weight = self.calibration.apply(batch.scores.score.cpu().numpy())
+        device = batch.scores.row.device
+        return ImageText(
+            batch.scores.row, torch.from_numpy(probability).to(device), torch.from_numpy(weight).to(device)
+        )

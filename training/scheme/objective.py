@@ -1,0 +1,76 @@
+"""The scheme's losses of a step by name: METHOD's total, but for the losses on the points' drawn labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from training.config import TrainConfig
+from training.data.dataset import Batch
+from training.data.pairs import Pairs
+from training.losses import SegmentationLoss
+from training.processes import Processes
+from training.scheme.agreement import kl_to_teacher, pseudo_cross_entropy
+from training.scheme.guidance import Guidance
+from training.scheme.student import StudentOutput
+from training.scheme.transfer import PairCounts, Transfer, TransferOutput
+
+
+class Objective:
+    """Weighs and divides the losses; each is a mean over what all processes hold together.
+
+    Attributes:
+        terms: names of the losses that are on, in the order of the log.
+    """
+
+    def __init__(
+        self, config: TrainConfig, processes: Processes, loss: SegmentationLoss, transfer_module: Transfer | None
+    ) -> None:
+        """`loss`: of drawn labels, which the fused branch and the image network learn from too."""
+        self.config, self.processes, self.loss, self.transfer = config, processes, loss, transfer_module
+        transfer = config.transfer
+        on = {
+            "transfer": transfer.weight > 0,
+            "fused": transfer.weight > 0,
+            "point": transfer.weight > 0,
+            "image": transfer.weight > 0,
+            "pseudo": config.pseudo.weight > 0,
+            "contrast": config.contrast.weight > 0,
+            "teacher": config.teacher.weight > 0,
+        }
+        self.terms = [name for name, used in on.items() if used]
+
+    def __call__(
+        self, output: StudentOutput, batch: Batch, guidance: Guidance | None, share: float
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name; `share` is the ramp's factor on those that need guidance."""
+        losses: dict[str, Tensor] = {}
+        if output.transfer is not None and batch.pairs is not None:
+            losses |= self._transfer(output.transfer, batch.pairs)
+        nothing = output.points.logits.sum() * 0
+        sums = {"pseudo": nothing, "contrast": nothing, "teacher": nothing}
+        counts = dict.fromkeys(sums, 0)
+        weights = {name: getattr(self.config, name).weight * share for name in sums}
+        logits = output.points.logits
+        if guidance is not None:
+            if "pseudo" in self.terms:
+                sums["pseudo"] = pseudo_cross_entropy(logits, guidance.pseudo, self.loss.class_weights).sum()
+                counts["pseudo"] = len(guidance.pseudo)
+            if "teacher" in self.terms:
+                rows = guidance.known
+                sums["teacher"] = kl_to_teacher(logits[rows], guidance.teacher[rows]).sum()
+                counts["teacher"] = len(rows)
+        if output.contrast is not None:
+            sums["contrast"] = output.contrast.sum()
+            counts["contrast"] = len(output.contrast)
+        totals = self.processes.sum(list(counts.values()))
+        for (name, total), count in zip(sums.items(), totals, strict=True):
+            if name in self.terms:
+                losses[name] = weights[name] * total / max(count / self.processes.world, 1e-6)
+        return {name: losses[name] for name in self.terms}
+
+    def _transfer(self, output: TransferOutput, pairs: Pairs) -> dict[str, Tensor]:
+        mine = PairCounts.of(pairs)
+        totals = self.processes.sum([mine.pairs, mine.labelled, mine.images])
+        counts = PairCounts(*(total / self.processes.world for total in totals))
+        assert self.transfer is not None
+        return self.transfer.losses(output, pairs, self.loss, counts)
