@@ -44,11 +44,19 @@ class Pyramid:
             self._rows.extend(torch.bincount(self.image, minlength=len(self.levels[0])).tolist())
         return self._rows
 
+    def size(self, level: int) -> Tensor:
+        """(2,) width and height of level number `level`."""
+        height, width = self.levels[level].shape[2:]
+        return self.pixel.new_tensor((width, height))
+
+    def grid(self, level: int) -> Tensor:
+        """(P, 2) the pixels in level number `level`, -1..1 between its edges."""
+        return (2 * level_pixels(self.pixel, self.strides[level]) + 1) / self.size(level) - 1
+
     def centre(self, level: int) -> Tensor:
         """(P, D) features of level number `level` at the pixels themselves; computed once."""
         if level not in self._centre:
-            place = level_pixels(self.pixel, self.strides[level])[:, None, None]
-            self._centre[level] = sample(self.levels[level], place, place.new_ones(place.shape[:3]), self.rows())
+            self._centre[level] = sample(self.levels[level], self.grid(level)[None, None], None, self.rows())
         return self._centre[level]
 
 
@@ -67,7 +75,7 @@ class Look:
     weight: Tensor
 
     def __getitem__(self, rows: Tensor) -> Look:
-        return Look(self.strides, self.offset[rows], self.weight[rows])
+        return Look(self.strides, self.offset.index_select(0, rows), self.weight.index_select(0, rows))
 
     def reach(self) -> Tensor:
         """(P,) mean length of the offsets in pixels of the image, weighted as the features are."""
@@ -82,31 +90,31 @@ def level_pixels(pixel: Tensor, stride: int) -> Tensor:
     return place
 
 
-def sample(level: Tensor, place: Tensor, weight: Tensor, rows: Sequence[int]) -> Tensor:
+def sample(level: Tensor, grid: Tensor, weight: Tensor | None, rows: Sequence[int]) -> Tensor:
     """Weighted sums of bilinear interpolations, zeros outside the level.
+
+    Points run innermost, so that sums over the places need no strides: twice as fast as points outermost.
 
     Args:
         level: (I, M * c, h, w), the channels of a head next to each other.
-        place: (P, M, K, 2) where each head looks, in pixels of the level; images one after the other.
-        weight: (P, M, K) of the places.
+        grid: (M, K, P, 2) where each head looks, -1..1 between the level's edges; images one after the other.
+        weight: (M, K, P) of the places; None: 1.
         rows: how many of the P belong to each of the I images.
 
     Returns:
         (P, M * c).
     """
-    heads = place.shape[1]
-    height, width = level.shape[2:]
-    # Points run innermost, so that the sums over the places need no strides: twice as fast as points outermost.
-    grid = (2 * place.permute(1, 2, 0, 3) + 1) / place.new_tensor((width, height)) - 1
-    weight = weight.permute(1, 2, 0).contiguous()
+    heads = len(grid)
     sums = [level.new_zeros(level.shape[1], 0)]
     done = 0
     for image, count in zip(level, rows, strict=True):
         if count:
-            values = image.reshape(heads, -1, height, width)
+            values = image.reshape(heads, -1, *image.shape[1:])
             here = slice(done, done + count)
-            found = F.grid_sample(values, grid[:, :, here].contiguous(), padding_mode="zeros", align_corners=False)
-            sums.append((found * weight[:, None, :, here]).sum(2).flatten(0, 1))
+            found = F.grid_sample(values, grid[:, :, here], padding_mode="zeros", align_corners=False)
+            if weight is not None:
+                found = found * weight[:, None, :, here]
+            sums.append(found.sum(2).flatten(0, 1))
         done += count
     return torch.cat(sums, dim=1).t()
 
@@ -200,11 +208,12 @@ class DeformableTransfer(nn.Module):
         if not self.offsets:
             return centre
         look = self.look(features)[voxel]
+        offsets, weights = look.offset.permute(2, 1, 3, 0, 4).contiguous(), look.weight.permute(2, 1, 3, 0).contiguous()
         found: Tensor | None = None
-        for number, level in enumerate(self.levels):
+        for level, offset, weight in zip(self.levels, offsets, weights, strict=True):
             projected = self.value(pyramid.levels[level].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-            place = level_pixels(pyramid.pixel, self.strides[level])[:, None, None] + look.offset[:, :, number]
-            part = sample(projected, place, look.weight[:, :, number], pyramid.rows())
+            grid = torch.addcmul(pyramid.grid(level), offset, 2 / pyramid.size(level))
+            part = sample(projected, grid, weight, pyramid.rows())
             found = part if found is None else found + part
         out: Tensor = centre + self.out(found)
         return out

@@ -33,7 +33,7 @@ class Fusion(nn.Module):
         Returns:
             (P, classes) logits.
         """
-        g = self.from_image(image_features) + self.from_point(self.learner(features))[voxel]
+        g = self.from_image(image_features) + self.from_point(self.learner(features)).index_select(0, voxel)
         logits: Tensor = self.head(F.relu(g * self.gate(g)))
         return logits
 

@@ -81,10 +81,10 @@ class ScaleTransfer(nn.Module):
         """Fused and point logits, (P, C) each; `rows` (P,) of the points' voxels at this scale."""
         # Points of a voxel share its features: what depends on them alone is computed once.
         voxels, voxel = torch.unique(rows, return_inverse=True)
-        features = output.features[self.stride].features[voxels]
+        features = output.features[self.stride].features.index_select(0, voxels)
         fused: Tensor = self.fusion(features, voxel, self.deformable(features, voxel, pyramid))
-        scores = output.logits[voxels] if self.head is None else self.head(features)
-        return fused, scores[voxel]
+        scores = output.logits.index_select(0, voxels) if self.head is None else self.head(features)
+        return fused, scores.index_select(0, voxel)
 
 
 class Transfer(nn.Module):
