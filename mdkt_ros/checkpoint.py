@@ -1,7 +1,8 @@
 """One safetensors file that holds the weights of a point network and everything needed to use them.
 
 Nothing is unpickled. The file's metadata has one key, `mdkt_ros.checkpoint`, whose value is a JSON document (see
-`CheckpointMeta.to_dict`); its tensors are `network.<name>` for the network's state and, if any, `text_embeddings`.
+`CheckpointMeta.to_dict`); its tensors are `network.<name>` for the network's state and, where points can be asked for
+by name, `text_embeddings` and `projection.<name>` for the projection head's state.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from mdkt_ros.checkpoint_meta import CheckpointMeta, one_line
+from mdkt_ros.checkpoint_meta import CheckpointMeta, OpenVocabulary, one_line
 from mdkt_ros.errors import CheckpointError, MdktError
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.output import atomic_output
+from mdkt_ros.projection import ProjectionHead
 
-__all__ = ["CheckpointMeta", "load_checkpoint", "read_meta", "save_checkpoint"]
+__all__ = ["CheckpointMeta", "load_checkpoint", "load_projection", "read_meta", "save_checkpoint"]
 
 MARKER = "mdkt_ros.checkpoint"
 _PREFIX = "network."
+_HEAD = "projection."
 _TEXT = "text_embeddings"
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 _INTEGERS = {"I64", "I32"}
@@ -39,7 +42,16 @@ def _build(meta: CheckpointMeta) -> PointNetwork:
 def _expected(meta: CheckpointMeta) -> dict[str, torch.Tensor]:
     """Tensors that the file of the network that `meta` describes has, as shapes and dtypes without memory."""
     with torch.device("meta"):
-        return {_PREFIX + name: value for name, value in _build(meta).state_dict().items()}
+        network = _build(meta)
+        expected = {_PREFIX + name: value for name, value in network.state_dict().items()}
+        if meta.open_vocabulary is not None:
+            head = _build_head(network.feature_channels[1], meta.open_vocabulary)
+            expected |= {_HEAD + name: value for name, value in head.state_dict().items()}
+        return expected
+
+
+def _build_head(in_channels: int, words: OpenVocabulary) -> ProjectionHead:
+    return ProjectionHead(in_channels, words.hidden, words.dim)
 
 
 def save_checkpoint(
@@ -47,12 +59,14 @@ def save_checkpoint(
     network: PointNetwork,
     meta: CheckpointMeta,
     *,
+    head: ProjectionHead | None = None,
     force: bool = False,
     dtype: Literal["float32", "float16"] = "float32",
 ) -> None:
     """Write `network` and `meta` to `path`, whole or not at all. The same input gives the same bytes.
 
     With `dtype="float16"` the convolution and linear weights take half the room; biases and statistics stay float32.
+    `head` is the projection head that `meta.open_vocabulary` describes, if it describes one.
 
     Raises:
         CheckpointError: the network is not the one that `meta` describes, a weight is NaN, infinite or too large for
@@ -60,6 +74,8 @@ def save_checkpoint(
         OutputError: `path` exists and `force` is false, or cannot be written.
     """
     state = {_PREFIX + name: value.detach().cpu() for name, value in network.state_dict().items()}
+    if head is not None:
+        state |= {_HEAD + name: value.detach().cpu() for name, value in head.state_dict().items()}
     _compare({name: tuple(value.shape) for name, value in state.items()}, _expected(meta), meta, str(path))
     tensors: dict[str, torch.Tensor] = {}
     for name, value in state.items():
@@ -70,6 +86,8 @@ def save_checkpoint(
                 raise CheckpointError(f"{path}: tensor {name!r} has values beyond float16; store it as float32")
             value = value.to(torch.float16 if half else torch.float32)
         tensors[name] = value.contiguous()
+    if meta.open_vocabulary is not None and meta.text_embeddings is None:
+        raise CheckpointError(f"{path}: a projection head without the text embeddings that it belongs to")
     if meta.text_embeddings is not None:
         tensors[_TEXT] = meta.text_embeddings.detach().float().cpu().contiguous()
         _check_text(tuple(meta.text_embeddings.shape), meta, str(path))
@@ -109,9 +127,13 @@ def load_checkpoint(
         has_text = _TEXT in shapes
         if has_text:
             _check_text(shapes.pop(_TEXT), meta, source)
+        elif meta.open_vocabulary is not None:
+            raise CheckpointError(f"{source}: tensor {_TEXT!r} is missing; a projection head belongs to it")
         _compare(shapes, expected, meta, source)
         state = {}
         for name, like in expected.items():
+            if name.startswith(_HEAD):
+                continue  # read by those who ask by name
             allowed = _FLOATS if like.is_floating_point() else _INTEGERS
             state[name.removeprefix(_PREFIX)] = _read(file, name, allowed, like.dtype, source)
         if has_text:
@@ -121,6 +143,26 @@ def load_checkpoint(
         network = _build(meta)
     network.load_state_dict(state)
     return network.eval().requires_grad_(False).to(device), meta
+
+
+def load_projection(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> ProjectionHead:
+    """The projection head (float32, evaluation mode, on `device`) of a checkpoint that `load_checkpoint` can read.
+
+    Raises:
+        CheckpointError: it has none, or what it holds does not fit together.
+    """
+    source = str(path)
+    with _open(Path(path)) as file:
+        meta = _meta_of(file, source)
+        if meta.open_vocabulary is None:
+            raise CheckpointError(f"{source}: has no projection head")
+        with torch.device("meta"):
+            channels = _build(meta).feature_channels[1]
+        with torch.random.fork_rng(devices=[]):
+            head = _build_head(channels, meta.open_vocabulary)
+        names = list(head.state_dict())
+        head.load_state_dict({name: _read(file, _HEAD + name, _FLOATS, torch.float32, source) for name in names})
+    return head.eval().requires_grad_(False).to(device)
 
 
 def _refuse_not_finite(value: torch.Tensor, name: str, source: str) -> None:
@@ -143,6 +185,10 @@ def _read(file: Any, name: str, allowed: set[str], dtype: torch.dtype, source: s
 def _check_text(shape: tuple[int, ...], meta: CheckpointMeta, source: str) -> None:
     if len(shape) != 2 or shape[0] != len(meta.labels) or shape[1] < 1:
         raise CheckpointError(f"{source}: tensor {_TEXT!r} has shape {shape}, expected ({len(meta.labels)}, D)")
+    if meta.open_vocabulary is not None and shape[1] != meta.open_vocabulary.dim:
+        raise CheckpointError(
+            f"{source}: tensor {_TEXT!r} has shape {shape}, but the projection head gives {meta.open_vocabulary.dim}"
+        )
 
 
 def _compare(

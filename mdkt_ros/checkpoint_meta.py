@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,26 @@ FORMAT_VERSION = 1
 AXES = ("x_forward", "y_forward")
 _MAX_WIDTH = 8.0
 _MAX_NUMBER = 1e12
+_MAX_CHANNELS = 65536
+
+
+@dataclass(frozen=True)
+class OpenVocabulary:
+    """What the text embeddings and the projection head of a checkpoint belong to.
+
+    Attributes:
+        model, pretrained: the text model's open_clip name, and its tag or file, as the training was told.
+        weights: fingerprint of its weights; empty: not known.
+        prompts: the templates, each with `{}` in the place of the word.
+        hidden, dim: channels of the projection head's inner layer, and of the embeddings.
+    """
+
+    model: str
+    pretrained: str
+    weights: str
+    prompts: tuple[str, ...]
+    hidden: int
+    dim: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +50,7 @@ class CheckpointMeta:
         intensity_scale: what multiplies the sensor's intensity, so that it lies in 0..1 as training saw it.
         axes: `x_forward` (KITTI: x forward, y left) or `y_forward` (nuScenes: x right, y forward); z is up.
         text_embeddings: (classes, D) float32 or None.
+        open_vocabulary: where the file holds a projection head: what text model it speaks the language of.
         training: recipe, time, machine, score: any JSON. data: fingerprint of what it was trained on: any JSON.
     """
 
@@ -43,6 +64,7 @@ class CheckpointMeta:
     text_embeddings: torch.Tensor | None = None
     training: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    open_vocabulary: OpenVocabulary | None = None
 
     def with_text(self, embeddings: torch.Tensor) -> CheckpointMeta:
         """The same with text embeddings (classes, D)."""
@@ -50,7 +72,7 @@ class CheckpointMeta:
 
     def to_dict(self) -> dict[str, Any]:
         """What the file's metadata holds, of JSON types only; the text embeddings are a tensor and not in it."""
-        return {
+        document = {
             "format_version": FORMAT_VERSION,
             "network": {"preset": self.preset, "width": self.width},
             "features": list(self.features),
@@ -65,6 +87,9 @@ class CheckpointMeta:
             "training": self.training,
             "data": self.data,
         }
+        if self.open_vocabulary is not None:
+            document["open_vocabulary"] = asdict(self.open_vocabulary)
+        return document
 
     @classmethod
     def from_dict(cls, document: Any, source: str) -> CheckpointMeta:
@@ -116,7 +141,21 @@ class CheckpointMeta:
             axes=axes,
             training=root.take("training", dict),
             data=root.take("data", dict),
+            open_vocabulary=_open_vocabulary(root) if "open_vocabulary" in root.value else None,
         )
+
+
+def _open_vocabulary(root: _Section) -> OpenVocabulary:
+    part = root.section("open_vocabulary")
+    hidden, dim = part.take("hidden", int), part.take("dim", int)
+    for key, value in (("hidden", hidden), ("dim", dim)):
+        if not 0 < value <= _MAX_CHANNELS:
+            raise part.error(key, f"{one_line(value)} is not in 1 .. {_MAX_CHANNELS}")
+    prompts = part.take("prompts", list)
+    if not prompts or not all(isinstance(prompt, str) and "{}" in prompt for prompt in prompts):
+        raise part.error("prompts", "must be a list of texts that hold {}")
+    model, pretrained, weights = (part.take(key, str) for key in ("model", "pretrained", "weights"))
+    return OpenVocabulary(model, pretrained, weights, tuple(prompts), hidden, dim)
 
 
 class _Section:

@@ -207,6 +207,7 @@ def build_segmentation(
     entropy: npt.NDArray[np.float32],
     *,
     keep_input_fields: bool = False,
+    more: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> CloudMessage:
     """Autoware's PointXYZCPE: x y z f32 @0 4 8, class_id u8 @12, probability f32 @16, entropy f32 @20, point_step 24.
 
@@ -214,7 +215,8 @@ def build_segmentation(
         cloud: the input; its points, order, height, width and is_dense are kept.
         class_id, probability, entropy: (N,) uint8, float32, float32.
         keep_input_fields: append the input's other fields, with their types, from byte 24 on. One that is called as one
-            of the six above is left out.
+            of the six above, or in `more`, is left out.
+        more: further fields (N,) float32 by name, from byte 24 on, before the input's.
 
     Raises:
         CloudError: no x, y or z, or arrays that are not N long.
@@ -223,6 +225,7 @@ def build_segmentation(
     columns["class_id"] = np.asarray(class_id, dtype=np.uint8)
     columns["probability"] = np.asarray(probability, dtype=np.float32)
     columns["entropy"] = np.asarray(entropy, dtype=np.float32)
+    columns.update({name: np.asarray(values, dtype=np.float32) for name, values in (more or {}).items()})
     if keep_input_fields:
         taken = {*columns, *(cloud.find(name) for name in "xyz")}
         columns.update({name: values for name, values in cloud.columns.items() if name not in taken})

@@ -150,6 +150,13 @@ def load_image_text(
     )
 
 
+def embed_words(model: ImageTextModel, words: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """Unit embeddings (W, D) float32 of words: the direction of the mean over the prompts' unit embeddings."""
+    texts = [prompt.replace("{}", word) for word in words for prompt in prompts]
+    embeddings = model.encode(texts)
+    return nn.functional.normalize(embeddings.reshape(len(words), len(prompts), -1).mean(1), dim=-1)
+
+
 def weights_fingerprint(network: nn.Module) -> str:
     """16 hex digits of a network's weights, whatever file they came from and whatever device they are on."""
     digest = hashlib.sha256()

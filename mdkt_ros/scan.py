@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def write_scan(
     entropy: npt.NDArray[np.float32],
     colors: npt.NDArray[np.uint8],
     *,
+    more: Mapping[str, npt.NDArray[np.float32]] | None = None,
     force: bool = False,
 ) -> None:
     """Write a labelled scan as a binary `.pcd`: x y z [intensity] f32, class_id u8, probability, entropy f32, rgb f32.
@@ -115,6 +117,7 @@ def write_scan(
         cloud: the scan; order and number of its points are kept.
         class_id, probability, entropy: (N,) uint8, float32, float32.
         colors: (N, 3) uint8 RGB, packed as PCL does (0x00RRGGBB in a float32's bits).
+        more: further fields (N,) float32 by name, after these.
         force: replace an existing file.
 
     Raises:
@@ -132,4 +135,5 @@ def write_scan(
     columns["probability"] = np.asarray(probability, dtype=np.float32)
     columns["entropy"] = np.asarray(entropy, dtype=np.float32)
     columns["rgb"] = pack_rgb(colors)
+    columns.update({name: np.asarray(values, dtype=np.float32) for name, values in (more or {}).items()})
     write_pcd(path, columns, force=force)

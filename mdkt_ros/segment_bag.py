@@ -18,6 +18,7 @@ from mdkt_ros.drive.bag_file import BagFile, copy_connection, write_bag
 from mdkt_ros.drive.bag_topics import OUTPUT_INFO_TOPIC, OUTPUT_TOPIC, TRUTH_TOPIC, class_ids
 from mdkt_ros.drive.rosmsg import LABEL_INFO, POINT_CLOUD, Messages, nanoseconds, qos, typestore
 from mdkt_ros.errors import CloudError, DriveError, LabelError
+from mdkt_ros.segment_prompts import CUSTOM_KEY, describe
 from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, Tally, for_drive
 
 _PENDING = 16
@@ -39,7 +40,8 @@ def segment_bag(
 
     Storage, compression, and all other topics with their definitions and quality of service stay as they are; the
     labels of a cloud are recorded at the cloud's own time. A cloud that cannot be read is counted and left without
-    labels. See `segment_path` for the parameters; with `limit`, the copy ends after so many clouds.
+    labels. The scores of prompts are fields `prompt_...` of the labelled cloud, from byte 24 on; which is which is noted
+    in the bag's custom_data. See `segment_path` for the parameters; with `limit`, the copy ends after so many clouds.
 
     Raises:
         DriveError: no rosbag2, damaged, no cloud topic or several, not one readable cloud, or labelled already.
@@ -119,7 +121,10 @@ class _Work:
         if not self._tally.frames:
             info = self._messages.label_info(stamp, frame_id, self._segmenter.labels)
             self._writer.write(self._out_info, log_time, self._messages.serialize(info))
-        built = build_segmentation(cloud, result.class_id, result.probability, result.entropy)
+            if result.prompts is not None:
+                self._writer.set_custom_data(CUSTOM_KEY, describe(result.prompts.prompts))
+        more = None if result.prompts is None else result.prompts.columns
+        built = build_segmentation(cloud, result.class_id, result.probability, result.entropy, more=more)
         labelled = self._messages.point_cloud(self._messages.header(stamp, frame_id), built)
         self._writer.write(self._out, log_time, self._messages.serialize(labelled))
         written = time.perf_counter()

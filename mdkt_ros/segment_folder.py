@@ -24,7 +24,10 @@ from mdkt_ros.errors import CloudError, DriveError, LabelError, OutputError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output, refuse_existing
 from mdkt_ros.scan import read_scan, write_scan
+from mdkt_ros.segment_prompts import FOLDER as PROMPTS
+from mdkt_ros.segment_prompts import write_scores
 from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, Tally, for_drive
+from mdkt_ros.segmenter import Segmentation
 
 FILE_SUFFIXES = (".pcd", ".label")
 
@@ -34,8 +37,11 @@ def segment_file(
 ) -> SegmentSummary:
     """Label one scan; `out` is a `.pcd` (x y z intensity class_id probability entropy rgb) or `.label` (uint32 raw).
 
+    The scores of prompts are fields `prompt_...` of the `.pcd`.
+
     Raises:
-        OutputError: another suffix, or `out` cannot be written. CloudError, LabelError: the scan or its labels.
+        OutputError: another suffix, one that holds no scores, or `out` cannot be written. CloudError, LabelError: the
+            scan or its labels.
     """
     if out.suffix.lower() not in FILE_SUFFIXES:
         raise OutputError(f"{out}: the labels of a scan are written as {' or '.join(FILE_SUFFIXES)}")
@@ -50,7 +56,10 @@ def segment_file(
     labels = segmenter.labels
     if out.suffix.lower() == ".pcd":
         colors = labels.colors(result.class_id)
-        write_scan(out, cloud, result.class_id, result.probability, result.entropy, colors, force=force)
+        more = None if result.prompts is None else result.prompts.columns
+        write_scan(out, cloud, result.class_id, result.probability, result.entropy, colors, more=more, force=force)
+    elif result.prompts is not None:
+        raise OutputError(f"{out}: a .label file has no room for the scores of prompts; write a .pcd")
     else:
         with atomic_output(out, force=force) as temporary:
             temporary.write_bytes(labels.to_raw(result.class_id).astype("<u4").tobytes())
@@ -76,7 +85,7 @@ def segment_folder(
     """Label a data set: `out` gets the same layout, its files hard links to the input's, and the predictions.
 
     They are in the form of the data set's benchmark where the checkpoint predicts its classes, else as
-    `mdkt_ros.drive.foreign_predictions` says.
+    `mdkt_ros.drive.foreign_predictions` says. The scores of prompts are files of `prompts/`, see `segment_prompts`.
 
     Raises:
         DriveError: not a data set, or not one readable scan. OutputError: `out` exists, or cannot be written.
@@ -99,24 +108,30 @@ def segment_folder(
         writer = _foreign_predictions(predictions, source, drive, labels) if foreign else None
         with writer or _predictions(predictions, drive, labels) as write:
             for index in range(total):
-                _segment_frame(drive, index, segmenter, tally, write)
+                result = _segment_frame(drive, index, segmenter, tally, write)
+                if result is not None and result.prompts is not None:
+                    write_scores(predictions / PROMPTS, _scan_path(drive, index).relative_to(source), result.prompts)
                 if progress is not None:
                     progress(index + 1, total)
         if not tally.frames:
             raise DriveError(f"{source}: not one of {total} scans can be read: {tally.reasons}")
+        if (predictions / PROMPTS).is_dir():
+            _merge(predictions / PROMPTS, temporary / PROMPTS)
         start, place = (Path(), Path()) if foreign else _place(source, drive)
         _merge(predictions / start, temporary / place)
         shutil.rmtree(predictions)
     return tally.summary(source, out)
 
 
-def _segment_frame(drive: Drive, index: int, segmenter: PointLabeller, tally: Tally, write: PredictionSink) -> None:
+def _segment_frame(
+    drive: Drive, index: int, segmenter: PointLabeller, tally: Tally, write: PredictionSink
+) -> Segmentation | None:
     start = time.perf_counter()
     try:
         frame = _read(drive, index, tally)
     except CloudError as error:
         tally.skip(str(error))
-        return
+        return None
     read = time.perf_counter()
     result = segmenter.segment(frame.points, frame.intensity)
     segmented = time.perf_counter()
@@ -124,6 +139,7 @@ def _segment_frame(drive: Drive, index: int, segmenter: PointLabeller, tally: Ta
     written = time.perf_counter()
     tally.add(result, 1e3 * (read - start), 1e3 * (written - segmented))
     tally.score(frame.labels, result.class_id)
+    return result
 
 
 def _read(drive: Drive, index: int, tally: Tally) -> Frame:
@@ -134,9 +150,13 @@ def _read(drive: Drive, index: int, tally: Tally) -> Frame:
         tally.unscored(str(error))
     except DriveError as error:
         tally.note(f"labelled all the same: {error}")
-    assert isinstance(drive, SemanticKitti | NuScenes | KittiObject | ScanFolder)
-    cloud = read_scan(drive.scan_path(index))
+    cloud = read_scan(_scan_path(drive, index))
     return Frame("", 0, cloud.xyz(), cloud.intensity())
+
+
+def _scan_path(drive: Drive, index: int) -> Path:
+    assert isinstance(drive, SemanticKitti | NuScenes | KittiObject | ScanFolder)
+    return drive.scan_path(index)
 
 
 def _stated_scale(drive: Drive) -> float | None:

@@ -34,6 +34,7 @@ class SegmentSummary:
         skipped: reason -> number of scans that could not be read.
         notes: what the user should know, such as why there is no confusion matrix.
         topic: cloud topic of a bag.
+        prompts: prompt -> points that lie nearer to it than to any class, see `prompts.PromptScores`.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class SegmentSummary:
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     topic: str | None = None
+    prompts: dict[str, int] = field(default_factory=dict)
 
 
 class _Meta(Protocol):
@@ -103,6 +105,7 @@ class Tally:
         self._skipped: dict[str, int] = {}
         self._unscored: dict[str, int] = {}
         self._notes: list[str] = []
+        self._prompts: dict[str, int] = {}
         self.frames = 0
         self._empty = 0
         self._same_classes = truth is not None and truth.names == labels.names
@@ -117,6 +120,9 @@ class Tally:
         self.frames += 1
         self._empty += not len(result.class_id)
         self._counts += np.bincount(result.class_id, minlength=256)
+        if result.prompts is not None:
+            for prompt, nearest in zip(result.prompts.prompts, result.prompts.nearest.T, strict=True):
+                self._prompts[prompt] = self._prompts.get(prompt, 0) + int(nearest.sum())
         stages = {name: ms for name, ms in result.timings.items() if name != "total"}
         stages = {"read": read_ms, **stages, "write": write_ms}
         stages["total"] = sum(stages.values())
@@ -169,6 +175,7 @@ class Tally:
             skipped=dict(self._skipped),
             notes=(*self._notes, *unscored, *empty),
             topic=topic,
+            prompts=dict(self._prompts),
         )
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
+from mdkt_ros.prompts import PromptScorer, PromptScores
 from mdkt_ros.resources import weights_dir
 from mdkt_ros.sparse import fuse
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
@@ -50,12 +52,19 @@ class Segmentation:
         probability: (N,) float32 of `class_id`; 0 where not labelled.
         entropy: (N,) float32 nats of the class distribution; 0 where not labelled.
         timings: milliseconds by stage: preprocess, inference, postprocess, total.
+        prompts: scores by name, where the segmenter was loaded with prompts.
     """
 
     class_id: npt.NDArray[np.uint8]
     probability: npt.NDArray[np.float32]
     entropy: npt.NDArray[np.float32]
     timings: dict[str, float]
+    prompts: PromptScores | None = None
+
+    @property
+    def prompt_score(self) -> npt.NDArray[np.float32]:
+        """(N, P) float32 cosine with each prompt, see `PromptScores`; P is 0 without prompts."""
+        return np.zeros((len(self), 0), np.float32) if self.prompts is None else self.prompts.score
 
     def __len__(self) -> int:
         return len(self.class_id)
@@ -71,6 +80,7 @@ class Segmenter:
         intensity_scale: what multiplies the sensor's intensity.
         axes: axis convention of the clouds that come, `x_forward` or `y_forward`.
         max_points: the most points that the network is given.
+        prompts: what scores points by name, or None.
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class Segmenter:
         intensity_scale: float | None = None,
         axes: str | None = None,
         max_points: int = MAX_POINTS,
+        prompts: PromptScorer | None = None,
     ):
         """Take over `network`: it is moved to `device` and put into evaluation mode. See `load` for the parameters."""
         scale = meta.intensity_scale if intensity_scale is None else intensity_scale
@@ -98,6 +109,7 @@ class Segmenter:
         self.intensity_scale = float(scale)
         self.axes = axes
         self.max_points = int(max_points)
+        self.prompts = prompts
         self._warned: set[type[Warning]] = set()
 
     @classmethod
@@ -109,6 +121,9 @@ class Segmenter:
         intensity_scale: float | None = None,
         axes: str | None = None,
         max_points: int = MAX_POINTS,
+        prompts: Sequence[str] = (),
+        text_model: str = "",
+        text_weights: str = "",
     ) -> Segmenter:
         """Load a checkpoint; without a path the shipped one.
 
@@ -119,14 +134,29 @@ class Segmenter:
             max_points: a cloud with more points in range is subsampled evenly to so many; see `segment`.
             axes: `x_forward` or `y_forward` (nuScenes), where the clouds that come have other axes than the
                 checkpoint's training had; they are turned for the network.
+            prompts: words to score each point by, such as `traffic cone`; the checkpoint must hold a projection head.
+            text_model, text_weights: the text model that embeds prompts which are no words of the classes:
+                `local-dir:FOLDER`, or an open_clip name and a weights file (or tag).
 
         Raises:
             CheckpointError: the file cannot be used. ConfigError: a parameter cannot.
         """
         device = resolve_device(device)
-        network, meta = load_checkpoint(weights_dir() / SHIPPED if path is None else path)
+        path = weights_dir() / SHIPPED if path is None else path
+        network, meta = load_checkpoint(path)
+        scorer = None
+        if prompts:
+            scorer = PromptScorer.load(
+                path, meta, prompts, text_model=text_model, text_weights=text_weights, device=device
+            )
         return cls(
-            fuse(network), meta, device=device, intensity_scale=intensity_scale, axes=axes, max_points=max_points
+            fuse(network),
+            meta,
+            device=device,
+            intensity_scale=intensity_scale,
+            axes=axes,
+            max_points=max_points,
+            prompts=scorer,
         )
 
     def for_sensor(self, *, intensity_scale: float | None = None, axes: str | None = None) -> Segmenter:
@@ -142,6 +172,7 @@ class Segmenter:
             intensity_scale=self.intensity_scale if intensity_scale is None else intensity_scale,
             axes=self.axes if axes is None else axes,
             max_points=self.max_points,
+            prompts=self.prompts,
         )
 
     @property
@@ -167,12 +198,15 @@ class Segmenter:
         ready = time.perf_counter()
         with torch.inference_mode():
             if len(voxels):
-                logits = self.network(batch).logits
+                output = self.network(batch)
+                logits, features = output.logits, output.features[1].features
             else:
                 logits = batch.features.new_zeros(0, len(self.labels))
+                features = logits.new_zeros(0, self.network.feature_channels[1])
             self._wait()
             inferred = time.perf_counter()
             class_id, probability, entropy = (table[row_of_point].cpu().numpy() for table in _tables(logits))
+            prompts = None if self.prompts is None else self.prompts(features, row_of_point)
         end = time.perf_counter()
         timings = {
             "preprocess": 1e3 * (ready - start),
@@ -180,7 +214,7 @@ class Segmenter:
             "postprocess": 1e3 * (end - inferred),
             "total": 1e3 * (end - start),
         }
-        return Segmentation(class_id, probability, entropy, timings)
+        return Segmentation(class_id, probability, entropy, timings, prompts)
 
     def _voxelize(self, xyz: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None) -> TensorVoxels:
         if self.device.type != "cpu":

@@ -278,6 +278,35 @@ def test_a_run_goes_on_from_its_state(text: bool):
     assert begun + steps(resumed, 3, 6) == whole
 
 
+def test_embeddings_come_to_lie_near_their_text():
+    """What asking by name needs, and what the sum over the positives alone does not bring about."""
+    torch.manual_seed(0)
+    classes, dim = 6, 32
+    # As those of CLIP, the texts are much alike.
+    text = F.normalize(torch.randn(classes, dim) + 2 * torch.randn(1, dim), dim=1)
+    means = 2 * torch.randn(classes, CHANNELS)
+    right = {}
+    for align in (0.0, 0.5):
+        module = SemanticContrast(CHANNELS, classes, replace(CONFIG, temperature=0.07, anchors=120), text, align=align)
+        optimizer = torch.optim.Adam(module.parameters(), 5e-3)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(80):
+            target = torch.randint(0, classes, (240,), generator=generator)
+            features = means[target] + torch.randn(240, CHANNELS, generator=generator)
+            given = replace(candidates(target.tolist(), list(range(20))), safe=torch.ones(240, classes).bool())
+            loss = module(features, given, generator).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            embedding = module.head(features)
+            right[align] = float(((embedding @ text.t()).argmax(1) == target).float().mean())
+            own = float(((embedding @ module.prototypes.t()).argmax(1) == target).float().mean())
+        assert own > 0.9
+    assert right[0.5] > 0.9
+    assert right[0.5] > right[0.0] + 0.1
+
+
 def test_text_that_does_not_fit():
     with pytest.raises(ValueError, match="3 text embeddings for 4 classes"):
         SemanticContrast(CHANNELS, CLASSES, CONFIG, unit(3, DIM))

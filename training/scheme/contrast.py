@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mdkt_ros.prompts import ProjectionHead
+from mdkt_ros.projection import ProjectionHead
 from training.scheme.config import ContrastConfig
 
 POOL = 4
@@ -73,13 +73,28 @@ class SemanticContrast(nn.Module):
     filled: Tensor
     cursor: Tensor
 
-    def __init__(self, in_channels: int, classes: int, config: ContrastConfig, text: Tensor | None = None) -> None:
-        """`text`: (C, D) embeddings of the classes, whose D is the embeddings'; without it that is `config.dim`."""
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        config: ContrastConfig,
+        text: Tensor | None = None,
+        *,
+        align: float = 0.5,
+    ) -> None:
+        """Fresh weights, empty queues.
+
+        Args:
+            text: (C, D) embeddings of the classes, whose D is the embeddings'; without it that is `config.dim`.
+            align: factor on each anchor's loss against the texts alone, which is added. In the sum over P(i) the queued
+                points, much nearer than the text, take nearly the whole gradient: without this the embeddings come to
+                lie well apart by class but not near the text, and cannot be asked for by name.
+        """
         super().__init__()
         dim = config.dim if text is None else text.shape[1]
         if text is not None and len(text) != classes:
             raise ValueError(f"{len(text)} text embeddings for {classes} classes")
-        self.config, self.classes = config, classes
+        self.config, self.classes, self.align = config, classes, align
         self.head = ProjectionHead(in_channels, 2 * in_channels, dim)
         self.register_buffer("text", None if text is None else F.normalize(text.detach().float(), dim=1))
         self.register_buffer("prototypes", torch.zeros(classes, dim))
@@ -107,14 +122,24 @@ class SemanticContrast(nn.Module):
             own = self._own_similarity(embedding, target)
             chosen = _pick(target, own, quota, self.classes, generator)
         picked = pool[chosen]
-        losses = self.losses(embedding[chosen], target[chosen], candidates.safe[picked])
+        given = embedding[chosen], target[chosen], candidates.safe[picked]
+        losses = self.losses(*given)
+        if self.text is not None and self.align > 0:
+            losses = losses + self.align * self.text_losses(*given)
         if self.training:
             self.update(embedding.detach(), target, candidates.labelled[pool])
         return losses * candidates.weight[picked]
 
     def losses(self, embedding: Tensor, target: Tensor, safe: Tensor) -> Tensor:
         """L (A,) of unit embeddings (A, D) of classes (A,) with safe negatives (A, C); 0 where P(i) is empty."""
-        bank, valid = self.bank()
+        return self._losses(embedding, target, safe, *self.bank())
+
+    def text_losses(self, embedding: Tensor, target: Tensor, safe: Tensor) -> Tensor:
+        """The same (A,) with the text embeddings as the only members of P(i) and N(i)."""
+        assert self.text is not None
+        return self._losses(embedding, target, safe, self.text[:, None], torch.ones_like(self.seen)[:, None])
+
+    def _losses(self, embedding: Tensor, target: Tensor, safe: Tensor, bank: Tensor, valid: Tensor) -> Tensor:
         # Divided by tau, a rounding of half precision would be as large as a class is wide.
         with torch.autocast(embedding.device.type, enabled=False):
             similarity = torch.einsum("ad,ckd->ack", embedding, bank.to(embedding)) / self.config.temperature

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.image_text_model import embed_words
 from mdkt_ros.labels import LabelSpace
 from training.scheme.image_text_model import ImageTextModel
 
@@ -62,13 +63,6 @@ def load_prompts(path: Path | None) -> tuple[str, ...]:
         if not isinstance(prompt, str) or prompt.count("{}") != 1:
             raise ConfigError(f"{path}: the prompt {prompt!r} must be a text with one {{}} in the place of the word")
     return tuple(data)
-
-
-def embed_words(model: ImageTextModel, words: Sequence[str], prompts: Sequence[str]) -> Tensor:
-    """Unit embeddings (W, D) float32 of words: the direction of the mean over the prompts' unit embeddings."""
-    texts = [prompt.replace("{}", word) for word in words for prompt in prompts]
-    embeddings = model.encode(texts)
-    return F.normalize(embeddings.reshape(len(words), len(prompts), -1).mean(1), dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
