@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.data.captions import caption_tokenizer
 from training.data.crops import Crops
@@ -74,12 +76,17 @@ def build_image_text(config: ImageTextConfig, tokenizer: WordTokenizer) -> tuple
 
 
 def train_image_text(
-    crops: Crops, config: ImageTextConfig, seed: int, dtype: torch.dtype | None, progress: Progress | None = None
+    crops: Crops,
+    config: ImageTextConfig,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    progress: Progress | None = None,
 ) -> tuple[nn.Module, dict[str, Any], list[float]]:
     """Teach a fresh model which caption belongs to which crop.
 
     Args:
-        dtype: of the towers' arithmetic, None for that of the weights.
+        device, dtype: to compute on; of the towers' arithmetic, None for that of the weights.
         progress: called as (steps done, steps).
 
     Returns:
@@ -92,6 +99,7 @@ def train_image_text(
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
     tokenizer = caption_tokenizer()
     model, model_cfg = build_image_text(config, tokenizer)
+    model.to(device)
     tokens = tokenizer(crops.captions)
     steps = max(round(config.epochs * len(crops.images) / config.batch_size), 1)
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -114,8 +122,10 @@ def train_image_text(
         hidden = torch.from_numpy(rng.random(text.shape) < config.unknown)
         hidden &= (text > UNKNOWN + 1) & (text < tokenizer.end)
         text = text.masked_fill(hidden, UNKNOWN)
-        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-            image_features, text_features, scale = model(images, text)
+        # The fused attention kernel of the CPU is slow backwards on so few tokens.
+        fused = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+        with fused, torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            image_features, text_features, scale = model(images.to(device), text.to(device))
         loss = criterion(image_features.float(), text_features.float(), scale.float())
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
@@ -125,10 +135,10 @@ def train_image_text(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
-            model.logit_scale.clamp_(0, float(np.log(100)))  # type: ignore[operator, union-attr]
+            model.logit_scale.clamp_(0, float(np.log(100)))  # type: ignore[operator]
         if progress is not None:
             progress(step + 1, steps)
-    return model.eval(), model_cfg, losses
+    return model.cpu().eval(), model_cfg, losses
 
 
 class Batches:
@@ -158,7 +168,8 @@ def augment(images: npt.NDArray[np.uint8], size: int, color: float, rng: np.rand
     mean = pixels.mean((1, 2, 3), keepdim=True)
     pixels = (mean + (pixels - mean) * contrast) * gain
     gray = pixels.mean(1, keepdim=True)
-    return (gray + (pixels - gray) * saturation).clamp(0, 1)
+    result: Tensor = (gray + (pixels - gray) * saturation).clamp(0, 1)
+    return result
 
 
 def normalize(pixels: Tensor) -> Tensor:
