@@ -1,0 +1,95 @@
+"""A node of a test and the `ros2` programs that it starts, in a ROS domain that nobody else on the machine is in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from itertools import count
+
+import numpy as np
+
+DEADLINE = 30.0
+"""Seconds after which something that did not come is missing; a run needs a fraction of one."""
+DOMAINS = count(os.getpid() % 90)
+
+
+class Graph:
+    """A node of its own, alone with the `ros2` programs that it starts: their domain is this machine's and nobody's."""
+
+    def __init__(self, rclpy):
+        self._rclpy = rclpy
+        self.domain = next(DOMAINS) % 90 + 10
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=self.domain)
+        self.node = rclpy.create_node("test", context=self.context, start_parameter_services=False)
+        self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+
+    def close(self):
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self._rclpy.shutdown(context=self.context)
+
+    def until(self, condition, what):
+        """Spin until it holds."""
+        end = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < end, f"no {what} within {DEADLINE:g} s"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def call(self, service, name):
+        client = self.node.create_client(service, name)
+        self.until(client.service_is_ready, name)
+        future = client.call_async(service.Request())
+        self.until(future.done, f"answer of {name}")
+        self.node.destroy_client(client)
+        return future.result()
+
+    def subscribe(self, topic, msgtype, got, *, latched=False):
+        from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+        from rosidl_runtime_py.utilities import get_message
+
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        profile = QoSProfile(
+            history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE, durability=durability
+        )
+        return self.node.create_subscription(get_message(msgtype), topic, got.append, profile)
+
+    @contextlib.contextmanager
+    def program(self, *command):
+        """A `ros2` program for as long as the block runs; it ends by itself or by Ctrl-C."""
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        process = subprocess.Popen(
+            ["ros2", *map(str, command)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.communicate(timeout=DEADLINE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+                raise
+
+
+def plain(value):
+    """A message of any ROS 2 client as dicts, lists, arrays and numbers, so that two clients' compare."""
+    fields = getattr(value, "get_fields_and_field_types", None)
+    names = list(fields()) if fields else list(getattr(value, "__dataclass_fields__", ()))
+    names = [name for name in names if name == name.lower() and name != "__msgtype__"]  # constants are upper case
+    if names:
+        return {name: plain(getattr(value, name)) for name in names}
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    values = list(value) if not hasattr(value, "tobytes") else np.asarray(value)
+    return values.tolist() if isinstance(values, np.ndarray) else [plain(item) for item in values]
