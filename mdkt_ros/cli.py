@@ -88,6 +88,13 @@ def segment(
         typer.Option(help="Factor that brings the sensor's intensity to 0..1; without it, what the drive states."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Stop after so many scans.", min=1)] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to look for, e.g. 'traffic cone': a score a point; again for more.")
+    ] = None,
+    text_model: Annotated[
+        str, typer.Option(help="For prompts that name no class: local-dir:FOLDER or an open_clip model.")
+    ] = "",
+    text_weights: Annotated[str, typer.Option(help="Weights file of an open_clip model, or a tag to download.")] = "",
     force: Force = False,
 ) -> None:
     """Label every point of a recorded drive."""
@@ -95,7 +102,9 @@ def segment(
     from mdkt_ros.segment_drive import segment_path
     from mdkt_ros.segmenter import Segmenter
 
-    segmenter = Segmenter.load(checkpoint, device=device)
+    segmenter = Segmenter.load(
+        checkpoint, device=device, prompts=prompt or (), text_model=text_model, text_weights=text_weights
+    )
     with progress_bar(f"Labelling {_name(source)}") as progress:
         summary = segment_path(
             source,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import scores
+from mdkt_ros.prompts import column_names
 from mdkt_ros.segment_summary import SegmentSummary, counted
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ def print_summary(console: Console, summary: SegmentSummary) -> None:
     """Print classes (with IoU where the drive had truth), milliseconds a stage, and what was skipped and why."""
     console.print(class_table(summary))
     console.print(_stage_table(summary))
+    if summary.prompts:
+        console.print(_prompt_table(summary))
     for reason, count in summary.skipped.items():
         text = f"skipped {counted(count, 'scan')}: {reason}"
         console.out(text, style="yellow", highlight=False)
@@ -64,6 +68,16 @@ def _stage_table(summary: SegmentSummary) -> Table:
     return table
 
 
+def _prompt_table(summary: SegmentSummary) -> Table:
+    table = Table(title="points by name", title_justify="left")
+    table.add_column("prompt")
+    table.add_column("field")
+    table.add_column("nearer than any class", justify="right")
+    for prompt, column in zip(summary.prompts, column_names(tuple(summary.prompts)), strict=True):
+        table.add_row(Text(prompt), column, f"{summary.prompts[prompt]:,}")
+    return table
+
+
 def summary_json(summary: SegmentSummary) -> dict[str, Any]:
     """The same as JSON types; IoU, precision and recall are null for a class that does not occur."""
     result = None if summary.confusion is None else scores(summary.confusion)
@@ -74,6 +88,7 @@ def summary_json(summary: SegmentSummary) -> dict[str, Any]:
         "median_ms": summary.timings,
         "skipped": summary.skipped,
         "notes": list(summary.notes),
+        **({"prompts": summary.prompts} if summary.prompts else {}),
         "classes": {
             name: {"points": int(summary.class_points[class_id])} for class_id, name in enumerate(summary.labels.names)
         },

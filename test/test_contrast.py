@@ -47,7 +47,7 @@ def reference(module: SemanticContrast, embedding: Tensor, target: int, safe: li
     """L_sem by its definition, one similarity after the other."""
 
     def of(c: int) -> list[Tensor]:
-        found = [] if module.text is None else [module.text[c]]
+        found = [] if module.text is None or not module.known[c] else [module.text[c]]
         found += [module.prototypes[c]] if module.seen[c] else []
         return found + list(module.queue[c, : int(module.filled[c])])
 
@@ -71,9 +71,11 @@ def filled(text: bool = True, classes: tuple[int, ...] = (0, 1, 3)) -> SemanticC
     return module
 
 
-@pytest.mark.parametrize("text", [True, False])
-def test_the_loss_is_its_definition(text: bool):
-    module = filled(text)
+@pytest.mark.parametrize("text", [True, False, "some"])
+def test_the_loss_is_its_definition(text: bool | str):
+    module = filled(bool(text))
+    if text == "some":
+        module.known[:2] = False
     assert module.filled[2] == 0
     assert not module.seen[2]
     embedding = unit(20, DIM, seed=5)
@@ -242,6 +244,32 @@ def test_the_generator_decides():
     first = module(features, given)
     torch.manual_seed(5)
     assert torch.equal(module(features, given), first)
+
+
+def test_a_drawn_label_has_no_doubtful_classes():
+    features = torch.randn(8, CHANNELS, generator=torch.Generator().manual_seed(0))
+    module = filled().eval()
+    nothing_safe = torch.zeros(8, CLASSES, dtype=torch.bool)
+    pseudo = module(features, candidates([0, 1] * 4, safe=nothing_safe))
+    assert pseudo.tolist() == [0] * 8
+    assert (module(features, candidates([0, 1] * 4, labelled=list(range(8)), safe=nothing_safe)) > 0).all()
+
+
+def test_texts_that_mean_nothing_take_no_part():
+    text = unit(CLASSES, DIM, seed=9)
+    known = torch.tensor([True, False, True, False])
+    one, two = SemanticContrast(CHANNELS, CLASSES, CONFIG, text, known=known), make()
+    two.load_state_dict(one.state_dict())
+    assert two.known.tolist() == known.tolist()
+    embedding, target = unit(8, DIM, seed=1), torch.arange(8) % CLASSES
+    everything = torch.ones(8, CLASSES, dtype=torch.bool)
+    before = one.losses(embedding, target, everything), one.text_losses(embedding, target, everything)
+    assert before[1][target % 2 == 1].tolist() == [0] * 4
+    assert (before[1][target % 2 == 0] > 0).all()
+    assert one.text is not None
+    one.text[known.logical_not()] = embedding[1]
+    assert torch.equal(one.losses(embedding, target, everything), before[0])
+    assert torch.equal(one.text_losses(embedding, target, everything), before[1])
 
 
 def test_weights_of_pseudo_labels():

@@ -5,7 +5,7 @@ For an anchor i of (pseudo) class y, with unit embeddings e:
     L(i) = -log  sum_{p in P(i)} exp(e_i.p / tau)  /  ( sum_{P(i)} exp(e_i.p / tau) + sum_{n in N(i)} exp(e_i.n / tau) )
 
 P(i): text, prototype and queued points of y. N(i): those of the classes that are safe negatives of i, which no source
-gives a noteworthy probability; a class in between is neither.
+gives a noteworthy probability, and of a drawn label all other classes; a class in between is neither.
 """
 
 from __future__ import annotations
@@ -61,12 +61,13 @@ class SemanticContrast(nn.Module):
 
     Attributes:
         head: the projection head, which can go out with the point network.
-        text: (C, D) unit text embeddings of the classes, or None.
+        text: (C, D) unit text embeddings of the classes, or None; `known` (C,) bool tells which mean something.
         prototypes: (C, D) unit; `seen` (C,) bool tells which classes have one.
         queue: (C, Q, D) ring buffers; `filled` (C,) int64 entries in use, `cursor` (C,) int64 the next to overwrite.
     """
 
     text: Tensor | None
+    known: Tensor
     prototypes: Tensor
     seen: Tensor
     queue: Tensor
@@ -80,12 +81,14 @@ class SemanticContrast(nn.Module):
         config: ContrastConfig,
         text: Tensor | None = None,
         *,
+        known: Tensor | None = None,
         align: float = 0.5,
     ) -> None:
         """Fresh weights, empty queues.
 
         Args:
             text: (C, D) embeddings of the classes, whose D is the embeddings'; without it that is `config.dim`.
+            known: (C,) bool, classes of which the text model knows a word; the texts of others take no part.
             align: factor on each anchor's loss against the texts alone, which is added. In the sum over P(i) the queued
                 points, much nearer than the text, take nearly the whole gradient: without this the embeddings come to
                 lie well apart by class but not near the text, and cannot be asked for by name.
@@ -97,6 +100,8 @@ class SemanticContrast(nn.Module):
         self.config, self.classes, self.align = config, classes, align
         self.head = ProjectionHead(in_channels, 2 * in_channels, dim)
         self.register_buffer("text", None if text is None else F.normalize(text.detach().float(), dim=1))
+        none = torch.full((classes,), text is not None)
+        self.register_buffer("known", none if known is None else none & known.bool().cpu())
         self.register_buffer("prototypes", torch.zeros(classes, dim))
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool))
         self.register_buffer("queue", torch.zeros(classes, config.queue, dim))
@@ -122,7 +127,9 @@ class SemanticContrast(nn.Module):
             own = self._own_similarity(embedding, target)
             chosen = _pick(target, own, quota, self.classes, generator)
         picked = pool[chosen]
-        given = embedding[chosen], target[chosen], candidates.safe[picked]
+        # A drawn label is no other class, whatever the sources think.
+        safe = candidates.safe[picked] | candidates.labelled[picked, None]
+        given = embedding[chosen], target[chosen], safe
         losses = self.losses(*given)
         if self.text is not None and self.align > 0:
             losses = losses + self.align * self.text_losses(*given)
@@ -137,7 +144,7 @@ class SemanticContrast(nn.Module):
     def text_losses(self, embedding: Tensor, target: Tensor, safe: Tensor) -> Tensor:
         """The same (A,) with the text embeddings as the only members of P(i) and N(i)."""
         assert self.text is not None
-        return self._losses(embedding, target, safe, self.text[:, None], torch.ones_like(self.seen)[:, None])
+        return self._losses(embedding, target, safe, self.text[:, None], self.known[:, None])
 
     def _losses(self, embedding: Tensor, target: Tensor, safe: Tensor, bank: Tensor, valid: Tensor) -> Tensor:
         # Divided by tau, a rounding of half precision would be as large as a class is wide.
@@ -157,13 +164,14 @@ class SemanticContrast(nn.Module):
         valid = [self.seen[:, None], slot < self.filled[:, None]]
         if self.text is not None:
             parts.insert(0, self.text[:, None])
-            valid.insert(0, torch.ones_like(self.seen)[:, None])
+            valid.insert(0, self.known[:, None])
         return torch.cat(parts, 1), torch.cat(valid, 1)
 
     def _own_similarity(self, embedding: Tensor, target: Tensor) -> Tensor:
         """Mean cosine (R,) with the text and the prototype of the own class, as far as they are there."""
-        center = self.prototypes if self.text is None else self.prototypes + self.text
-        count = self.seen.float() + (self.text is not None)
+        center, count = self.prototypes, self.seen.float()
+        if self.text is not None:
+            center, count = center + self.text * self.known[:, None], count + self.known
         return (embedding * center[target]).sum(1) / count[target].clamp_min(1)
 
     @torch.no_grad()
