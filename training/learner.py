@@ -58,7 +58,7 @@ class Learner:
         world = self.processes.world
         share = ramp(step, steps, self.config.schedule)
         with torch.autocast(self.processes.device.type, self.dtype, enabled=self.dtype is not None):
-            guidance = self.guidance(batch) if share > 0 else None
+            guidance = self.guidance(batch, step) if share > 0 else None
             output = self.shared(batch, guidance)
         logits = output.points.logits
         # Labels are on points: a voxel counts once for each labelled point in it, and labels no other point.
@@ -70,14 +70,14 @@ class Learner:
         return {**self.loss(labelled), **self.objective(output, batch, guidance, share)}, points
 
     @torch.no_grad()
-    def guidance(self, batch: Batch) -> Guidance | None:
+    def guidance(self, batch: Batch, step: int) -> Guidance | None:
         """What the teacher and the image-text model say about the batch's voxels."""
         guide = self.student.scheme.guide
         if guide is None or self.average is None or batch.view is None:
             return None
         probability = self.average.network(batch.view.voxels).logits.float().softmax(1)
         known = batch.view.row >= 0
-        guidance: Guidance = guide(probability[batch.view.row.clamp(min=0)] * known[:, None], batch)
+        guidance: Guidance = guide(probability[batch.view.row.clamp(min=0)] * known[:, None], batch, step)
         return guidance
 
     def step(self, batch: Batch, step: int, steps: int) -> dict[str, float | None]:

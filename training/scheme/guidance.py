@@ -31,12 +31,14 @@ class Guidance:
         known: (K,) int64 rows that the teacher has seen and that have no drawn label.
         pseudo: the pseudo labels.
         candidates: of the contrast, None where it is off.
+        generator: of this step's random choices: they depend on the step alone, so that a resumed run makes the same.
     """
 
     teacher: Tensor
     known: Tensor
     pseudo: PseudoTargets
     candidates: Candidates | None
+    generator: torch.Generator
 
     def counts(self) -> dict[str, int]:
         """Pseudo labels by source."""
@@ -63,7 +65,7 @@ class Guide(nn.Module):
         self.text_sure = thresholds() if calibration is not None else None
 
     @torch.no_grad()
-    def forward(self, teacher: Tensor, batch: Batch) -> Guidance:
+    def forward(self, teacher: Tensor, batch: Batch, step: int) -> Guidance:
         """`teacher`: (V, C) probabilities, zeros in rows that it has not seen."""
         seen = teacher.sum(1) > 0
         text = self._image_text(batch)
@@ -92,7 +94,8 @@ class Guide(nn.Module):
                 safe=safe_negatives(teacher, text, row, self.config.contrast.negatives),
                 weight=torch.cat([torch.ones_like(batch.rows, dtype=pseudo.weight.dtype), pseudo.weight]),
             )
-        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, candidates)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, candidates, generator)
 
     def _image_text(self, batch: Batch) -> ImageText | None:
         if self.calibration is None or batch.scores is None:

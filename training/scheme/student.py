@@ -61,7 +61,8 @@ class Student(nn.Module):
             features = points.features[1].features
             classes = points.logits.shape[1]
             given = None if guidance is None else guidance.candidates
-            contrast = self.scheme.contrast(features, given or _no_candidates(classes, features.device))
+            generator = None if guidance is None else guidance.generator
+            contrast = self.scheme.contrast(features, given or _no_candidates(classes, features.device), generator)
         return StudentOutput(points, transfer, contrast)
 
     def parameter_groups(self) -> Iterator[ParameterGroup]:
