@@ -1,0 +1,459 @@
+"""Points by name: what the scores are, what they cost when nobody asks, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_drive import FakeDrive
+from rosbags.highlevel import AnyReader
+from safetensors import safe_open
+from safetensors.torch import save_file
+from small_clip import VIT, write_clip
+from small_models import random_meta, random_network
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mdkt_ros import checkpoint as checkpoint_module
+from mdkt_ros.checkpoint import load_checkpoint, load_projection, read_meta, save_checkpoint
+from mdkt_ros.checkpoint_meta import CheckpointMeta, OpenVocabulary
+from mdkt_ros.cloud import parse_pointcloud2
+from mdkt_ros.drive import open_drive
+from mdkt_ros.drive.bag_file import BagFile
+from mdkt_ros.drive.convert import convert
+from mdkt_ros.errors import CheckpointError, ConfigError, OutputError
+from mdkt_ros.image_text_model import load_image_text
+from mdkt_ros.labels import LabelSpace
+from mdkt_ros.projection import ProjectionHead, cosines
+from mdkt_ros.prompts import PromptWarning, class_of, column_names
+from mdkt_ros.scan import read_scan
+from mdkt_ros.segment_drive import segment_path
+from mdkt_ros.segmenter import Segmenter
+from mdkt_ros.voxels import collate, voxelize
+
+LABELS = LabelSpace.load("semantickitti")
+WORDS = ["a", "photo", "of", "car", "traffic", "cone", "sign", "bicycle", "road"]
+PROMPTS = ("a photo of a {}.", "a {}")
+HIDDEN, DIM = 7, 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image-text model of random weights."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "model", VIT, WORDS)
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def projection(seed: int = 1) -> ProjectionHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ProjectionHead(random_network().feature_channels[1], HIDDEN, DIM)
+
+
+def words(weights: str = "") -> OpenVocabulary:
+    return OpenVocabulary("ViT-B-16", "street_tag", weights, PROMPTS, HIDDEN, DIM)
+
+
+def asked_by_name(**changes: Any) -> CheckpointMeta:
+    base = replace(random_meta(), text_embeddings=unit(19, DIM, seed=4), open_vocabulary=words())
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "model.safetensors"
+    save_checkpoint(path, random_network(), random_meta())
+    return path
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("named") / "model.safetensors"
+    save_checkpoint(path, random_network(), asked_by_name(), head=projection())
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained_with(tmp_path_factory: pytest.TempPathFactory, text_folder: str) -> Path:
+    """A checkpoint that says which weights its text model had."""
+    path = tmp_path_factory.mktemp("trained") / "model.safetensors"
+    weights = load_image_text(text_folder).fingerprint
+    save_checkpoint(path, random_network(), asked_by_name(open_vocabulary=words(weights)), head=projection())
+    return path
+
+
+def scan(count: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    points = rng.normal(0, [8, 8, 0.5], (count, 3)).astype(np.float32)
+    points[::50] = np.nan
+    return points, rng.random(count, dtype=np.float32)
+
+
+# The checkpoint
+
+
+def test_a_checkpoint_holds_the_head(named: Path, tmp_path: Path):
+    head, expected = load_projection(named), projection()
+    for name, value in expected.state_dict().items():
+        assert torch.equal(head.state_dict()[name], value)
+    assert not any(p.requires_grad for p in head.parameters())
+    meta = load_checkpoint(named)[1]
+    assert meta.open_vocabulary == read_meta(named).open_vocabulary == words()
+    assert meta.text_embeddings is not None
+    assert torch.equal(meta.text_embeddings, unit(19, DIM, seed=4))
+    half = tmp_path / "half.safetensors"
+    save_checkpoint(half, random_network(), asked_by_name(), head=projection(), dtype="float16")
+    for name, value in load_projection(half).state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_head_the_file_says_nothing_of_it(plain: Path):
+    with safe_open(plain, "pt") as file:
+        names = set(file.keys())
+        document = file.metadata()[checkpoint_module.MARKER]
+    assert all(name.startswith("network.") for name in names)
+    assert "open_vocabulary" not in document
+    with pytest.raises(CheckpointError, match="has no projection head"):
+        load_projection(plain)
+
+
+def test_what_does_not_fit_together_is_not_written(tmp_path: Path):
+    out = tmp_path / "model.safetensors"
+    cases = [
+        (random_meta(), projection(), "unexpected tensor 'projection"),
+        (asked_by_name(), None, "tensor 'projection.0.weight' is missing"),
+        (asked_by_name(text_embeddings=None), projection(), "without the text embeddings"),
+        (
+            asked_by_name(text_embeddings=unit(19, 5)),
+            projection(),
+            r"shape \(19, 5\), but the projection head gives 16",
+        ),
+        (asked_by_name(), ProjectionHead(3, HIDDEN, DIM), r"projection\.0\.weight' has shape \(7, 3\)"),
+        (asked_by_name(open_vocabulary=replace(words(), prompts=("a car",))), projection(), "prompts.*hold {}"),
+    ]
+    for meta, head, message in cases:
+        with pytest.raises(CheckpointError, match=message):
+            save_checkpoint(out, random_network(), meta, head=head)
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("hidden", 0, "'open_vocabulary.hidden': 0 is not in 1"),
+        ("dim", 10**9, "'open_vocabulary.dim': 1000000000 is not in 1"),
+        ("dim", "16", "'open_vocabulary.dim': must be an integer"),
+        ("prompts", [], "'open_vocabulary.prompts': must be a list of texts"),
+        ("model", None, "'open_vocabulary.model': must be a string"),
+    ],
+)
+def test_metadata_that_make_no_sense(key: str, value: Any, message: str):
+    document = json.loads(json.dumps(asked_by_name().to_dict()))
+    assert CheckpointMeta.from_dict(document, "here").open_vocabulary == words()
+    document["open_vocabulary"][key] = value
+    with pytest.raises(CheckpointError, match=f"here: metadata key {message}"):
+        CheckpointMeta.from_dict(document, "here")
+
+
+@pytest.mark.parametrize("lost", ["text_embeddings", "projection.2.bias"])
+def test_a_file_that_lost_a_part(named: Path, tmp_path: Path, lost: str):
+    with safe_open(named, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    del tensors[lost]
+    save_file(tensors, tmp_path / "broken.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=f"broken.safetensors: tensor '{lost}' is missing"):
+        load_checkpoint(tmp_path / "broken.safetensors")
+
+
+# What it costs when nobody asks
+
+
+class Recorder(TorchDispatchMode):
+    """Names and shapes of all operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls.append((str(func), tuple(tuple(a.shape) for a in args if isinstance(a, torch.Tensor))))
+        return func(*args, **(kwargs or {}))
+
+
+def test_it_is_free_when_off(plain: Path, named: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> torch.Tensor:
+        raise AssertionError("the head is computed although nobody asked")
+
+    monkeypatch.setattr(ProjectionHead, "forward", refuse)
+    points, intensity = scan()
+    results, recorded = [], []
+    for path in (plain, named):
+        segmenter = Segmenter.load(path, device="cpu")
+        segmenter.segment(points, intensity)
+        with Recorder() as recorder:
+            results.append(segmenter.segment(points, intensity))
+        recorded.append(recorder.calls)
+        assert not any(isinstance(module, ProjectionHead) for module in segmenter.network.modules())
+    assert len(recorded[0]) > 50
+    assert recorded[0] == recorded[1]
+    for name in ("class_id", "probability", "entropy"):
+        assert np.array_equal(getattr(results[0], name), getattr(results[1], name))
+    assert results[1].prompts is None
+    assert results[1].prompt_score.shape == (600, 0)
+
+
+def test_the_head_is_not_even_read(named: Path, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    inner = checkpoint_module._read
+    monkeypatch.setattr(
+        checkpoint_module, "_read", lambda file, name, *rest: read.append(name) or inner(file, name, *rest)
+    )
+    Segmenter.load(named, device="cpu")
+    assert read
+    assert not any(name.startswith("projection") for name in read)
+
+
+# The scores
+
+
+def test_the_scores_are_cosines(named: Path):
+    points, intensity = scan()
+    prompts = ["Car", "traffic-sign", "  bicycle "]
+    result = Segmenter.load(named, device="cpu", prompts=prompts).segment(points, intensity)
+    assert result.prompts is not None
+    assert result.prompts.prompts == ("Car", "traffic-sign", "bicycle")
+    assert result.prompt_score.shape == (600, 3)
+    assert result.prompt_score.dtype == np.float32
+    network, meta = load_checkpoint(named)
+    voxels = voxelize(points, intensity, meta.grid)
+    with torch.no_grad():
+        features = network(collate([voxels])[0]).features[1].features
+        layers = projection().double()
+        inner = torch.relu(features.double() @ layers[0].weight.t() + layers[0].bias)
+        embedding = (inner @ layers[2].weight.t() + layers[2].bias).numpy()
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    classes = unit(19, DIM, seed=4).double().numpy()
+    cosine = embedding @ classes.T
+    own = [LABELS.index(name) for name in ("car", "traffic-sign", "bicycle")]
+    inside = voxels.point_to_voxel >= 0
+    row = voxels.point_to_voxel[inside]
+    np.testing.assert_allclose(result.prompt_score[inside], cosine[:, own][row], atol=2e-5)
+    assert (result.prompt_score[~inside] == -1).all()
+    assert not result.prompts.nearest[~inside].any()
+    best = cosine[row].max(1)
+    sure = np.sort(cosine[row])[:, -1] - np.sort(cosine[row])[:, -2] > 1e-4
+    for i, class_id in enumerate(own):
+        assert np.array_equal(result.prompts.nearest[inside, i][sure], (cosine[row, class_id] == best)[sure])
+    # The labels are as they were.
+    before = Segmenter.load(named, device="cpu").segment(points, intensity)
+    assert np.array_equal(before.class_id, result.class_id)
+    assert np.array_equal(before.probability, result.probability)
+
+
+def test_chunks_and_nothing():
+    features, texts = torch.randn(50, projection().in_channels), unit(3, DIM)
+    torch.testing.assert_close(cosines(projection(), features, texts, chunk=7), cosines(projection(), features, texts))
+    assert cosines(projection(), features[:0], texts).shape == (0, 3)
+
+
+def test_clouds_without_a_point_in_range(named: Path):
+    segmenter = Segmenter.load(named, device="cpu", prompts=["car", "road"])
+    for points in (np.zeros((0, 3), np.float32), np.full((4, 3), np.nan, np.float32)):
+        result = segmenter.segment(points, np.zeros(len(points), np.float32))
+        assert result.prompt_score.tolist() == [[-1, -1]] * len(points)
+
+
+def test_a_segmenter_for_another_sensor_keeps_the_prompts(named: Path):
+    other = Segmenter.load(named, device="cpu", prompts=["car"]).for_sensor(axes="y_forward")
+    assert other.segment(*scan()).prompt_score.shape == (600, 1)
+
+
+def test_words_of_classes():
+    assert class_of("car", LABELS) == LABELS.index("car")
+    assert class_of("Traffic  sign", LABELS) == class_of("traffic-sign", LABELS) == LABELS.index("traffic-sign")
+    for class_id, name in enumerate(LABELS.names):
+        for word in LABELS.words[name]:
+            assert class_of(word, LABELS) is not None
+        assert class_of(name, LABELS) == class_id
+    assert class_of("traffic cone", LABELS) is None
+
+
+def test_names_of_columns():
+    prompts = ["traffic cone", "Traffic-Cone", "Pfütze", "路", "x" * 60, "a/b: c"]
+    assert column_names(prompts) == (
+        "prompt_traffic_cone",
+        "prompt_traffic_cone_1",
+        "prompt_pf_tze",
+        "prompt_3",
+        "prompt_" + "x" * 40,
+        "prompt_a_b_c",
+    )
+
+
+# The text model
+
+
+def test_any_prompt_by_the_text_model(trained_with: Path, text_folder: str):
+    points, intensity = scan()
+    segmenter = Segmenter.load(trained_with, device="cpu", prompts=["traffic cone", "car"], text_model=text_folder)
+    result = segmenter.segment(points, intensity)
+    model = load_image_text(text_folder)
+    cone = model.encode([prompt.replace("{}", "traffic cone") for prompt in PROMPTS]).mean(0)
+    network, meta = load_checkpoint(trained_with)
+    voxels = voxelize(points, intensity, meta.grid)
+    with torch.no_grad():
+        embedding = projection()(network(collate([voxels])[0]).features[1].features)
+    expected = (embedding @ cone / cone.norm()).numpy()
+    inside = voxels.point_to_voxel >= 0
+    np.testing.assert_allclose(result.prompt_score[inside, 0], expected[voxels.point_to_voxel[inside]], atol=2e-5)
+
+
+def test_words_that_the_text_model_lacks(trained_with: Path, text_folder: str):
+    with pytest.warns(PromptWarning, match="--prompt 'glockenspiel': the text model's vocabulary lacks a word of it"):
+        Segmenter.load(trained_with, device="cpu", prompts=["glockenspiel", "traffic cone"], text_model=text_folder)
+
+
+def test_classes_need_no_text_model(named: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    Segmenter.load(named, device="cpu", prompts=["car", "road"])
+    with pytest.raises(ConfigError, match=r"open_clip cannot be imported .*pip install mdkt_ros\[text\]"):
+        Segmenter.load(named, device="cpu", prompts=["traffic cone"], text_model="ViT-B-16", text_weights="x.pt")
+
+
+def test_what_cannot_be_asked(plain: Path, named: Path, trained_with: Path, text_folder: str, tmp_path: Path):
+    def error(path: Path, *prompts: str, **options: str) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PromptWarning)
+            with pytest.raises((ConfigError, CheckpointError)) as caught:
+                Segmenter.load(path, device="cpu", prompts=prompts, **options)
+        return str(caught.value)
+
+    said = error(plain, "car")
+    assert f"{plain}: cannot be asked by name" in said
+    assert "--open-vocabulary" in said
+    said = error(named, "car", "traffic cone")
+    assert "--prompt 'traffic cone': is no word of semantickitti" in said
+    assert "ViT-B-16 street_tag" in said
+    assert "--text-model" in said
+    assert "--prompt 'car': comes twice" in error(named, "car", " car")
+    assert "is empty" in error(named, " ")
+    other = write_clip(tmp_path / "other", VIT, WORDS, seed=1)
+    assert "are not those that" in error(trained_with, "traffic cone", text_model=other)
+    wide = tmp_path / "wide.safetensors"
+    meta = asked_by_name(text_embeddings=unit(19, 24), open_vocabulary=replace(words(), dim=24))
+    save_checkpoint(wide, random_network(), meta, head=ProjectionHead(projection().in_channels, HIDDEN, 24))
+    said = error(wide, "traffic cone", text_model=text_folder)
+    assert "its embeddings have 16 numbers" in said
+    assert said.endswith("24")
+    assert "--text-model ViT-Z: no such model" in error(named, "traffic cone", text_model="ViT-Z")
+    assert "--text-weights is not given" in error(named, "traffic cone", text_model="ViT-B-16")
+
+
+# What `mdkt segment` leaves
+
+
+@pytest.fixture(scope="module")
+def asking(named: Path) -> Segmenter:
+    return Segmenter.load(named, device="cpu", prompts=["car", "traffic sign"])
+
+
+FIELDS = ["prompt_car", "prompt_traffic_sign"]
+
+
+def write_bin(path: Path) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    points, intensity = scan(200)
+    values = np.column_stack([points, intensity]).astype("<f4")
+    path.write_bytes(values.tobytes())
+    return values
+
+
+def test_a_scan(asking: Segmenter, tmp_path: Path):
+    values = write_bin(tmp_path / "a.bin")
+    summary = segment_path(tmp_path / "a.bin", tmp_path / "a.pcd", asking)
+    result = asking.segment(values[:, :3], values[:, 3])
+    columns = read_scan(tmp_path / "a.pcd").columns
+    assert list(columns)[-3:] == ["rgb", *FIELDS]
+    for i, field in enumerate(FIELDS):
+        assert columns[field].dtype == np.float32
+        assert np.array_equal(columns[field], result.prompt_score[:, i])
+    assert result.prompts is not None
+    expected = dict(zip(("car", "traffic sign"), result.prompts.nearest.sum(0).tolist(), strict=True))
+    assert summary.prompts == expected
+    with pytest.raises(OutputError, match=r"a\.label: a \.label file has no room for the scores of prompts"):
+        segment_path(tmp_path / "a.bin", tmp_path / "a.label", asking)
+    assert not (tmp_path / "a.label").exists()
+
+
+def test_a_folder(asking: Segmenter, tmp_path: Path):
+    source = tmp_path / "scans"
+    values = [write_bin(source / f"{i}.bin") for i in range(2)]
+    segment_path(source, tmp_path / "out", asking)
+    described = json.loads((tmp_path / "out" / "prompts" / "prompts.json").read_text())
+    assert described["fields"] == {"prompt_car": "car", "prompt_traffic_sign": "traffic sign"}
+    for i, cloud in enumerate(values):
+        score = np.load(tmp_path / "out" / "prompts" / f"{i}.bin.npy")
+        assert np.array_equal(score, asking.segment(cloud[:, :3], cloud[:, 3]).prompt_score)
+    assert len(open_drive(tmp_path / "out")) == 2
+    # A labelled folder is labelled again, and its own files stay as they are.
+    before = (tmp_path / "out" / "prompts" / "0.bin.npy").read_bytes()
+    again = asking.for_sensor(axes="y_forward")
+    segment_path(tmp_path / "out", tmp_path / "out2", again)
+    assert (tmp_path / "out" / "prompts" / "0.bin.npy").read_bytes() == before
+    assert (tmp_path / "out2" / "prompts" / "0.bin.npy").read_bytes() != before
+
+
+def test_a_data_set(asking: Segmenter, tmp_path: Path):
+    for i in range(2):
+        write_bin(tmp_path / "kitti" / "sequences" / "08" / "velodyne" / f"00000{i}.bin")
+    segment_path(tmp_path / "kitti", tmp_path / "out", asking)
+    found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npy"))
+    assert found == [f"prompts/sequences/08/velodyne/00000{i}.bin.npy" for i in range(2)]
+    assert len(list((tmp_path / "out").rglob("predictions/*.label"))) == 2
+    assert len(open_drive(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag(asking: Segmenter, tmp_path: Path, storage: Any):
+    convert(FakeDrive(), tmp_path / "bag", storage=storage)
+    summary = segment_path(tmp_path / "bag", tmp_path / "out", asking)
+    with AnyReader([tmp_path / "out"]) as reader:
+        connections = [c for c in reader.connections if c.topic == "/segment/output/segmentation"]
+        messages = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages(connections)]
+    assert len(messages) == summary.frames
+    for message in messages:
+        cloud = parse_pointcloud2(message)
+        assert list(cloud.columns) == ["x", "y", "z", "class_id", "probability", "entropy", *FIELDS]
+        assert [field.offset for field in message.fields] == [0, 4, 8, 12, 16, 20, 24, 28]
+        for field in FIELDS:
+            assert np.isfinite(cloud.columns[field]).all()
+            assert (np.abs(cloud.columns[field]) <= 1).all()
+    with BagFile(tmp_path / "out") as bag:
+        custom = bag.custom
+    assert json.loads(custom["mdkt_ros.prompts"])["fields"] == dict(zip(FIELDS, ("car", "traffic sign"), strict=True))
+
+
+def test_without_prompts_nothing_is_added(named: Path, tmp_path: Path):
+    write_bin(tmp_path / "scans" / "a.bin")
+    segmenter = Segmenter.load(named, device="cpu")
+    assert segment_path(tmp_path / "scans", tmp_path / "out", segmenter).prompts == {}
+    assert not (tmp_path / "out" / "prompts").exists()
+    segment_path(tmp_path / "scans" / "a.bin", tmp_path / "a.pcd", segmenter)
+    assert not any(name.startswith("prompt") for name in read_scan(tmp_path / "a.pcd").columns)
