@@ -170,6 +170,9 @@ def train(config: TrainConfig, processes: Processes) -> Path:
     batch_size, scans = config.optim.batch_size, len(source)
     steps = config.optim.steps or max(1, math.ceil(config.optim.epochs * scans / batch_size))
     facts = {**describe(config, processes, source, draw), "steps": steps}
+    if stream.image_text is not None:
+        head = stream.image_text.head
+        facts["text_model"] = {**head.description, "prompts": head.settings["prompts"]}
     if processes.first:
         budget = facts["budget"]
         console.print(

@@ -89,8 +89,14 @@ def make_scheme(config: TrainConfig, network: PointNetwork, stream: TrainingStre
         image_network = build_image_network(config.image_network)
         transfer = Transfer(network.feature_channels, image_network, classes, config.transfer)
     if config.contrast.weight > 0:
-        text = image_text.text if image_text is not None else None
-        contrast = SemanticContrast(network.feature_channels[1], classes, config.contrast, text)
+        head = None if image_text is None else image_text.head
+        contrast = SemanticContrast(
+            network.feature_channels[1],
+            classes,
+            config.contrast,
+            None if head is None else head.text,
+            known=None if head is None else torch.tensor(head.known),
+        )
     if uses_teacher(config):
         calibration = None if image_text is None else calibrate(image_text, stream.draw)
         guide = Guide(config, classes, calibration, processes)
