@@ -1,0 +1,242 @@
+"""What a training step costs, part by part of the scheme: time and peak memory, as ratios to labels only.
+
+    python bench/step_cost.py                        # the recipe of bench/label_efficiency.py, on this machine
+    python bench/step_cost.py --recipe config/train/mdkt_nuscenes.yaml --device cuda --set data.root=/data/nuscenes
+
+The parts take turns step by step, so that whatever else the machine does meets all of them; medians and quartiles of
+the ratios within a turn. On a CPU processor time of one thread, on CUDA the clock. Preparing the scans and images is
+measured apart: with workers it goes on beside the step. Writes docs/results/step_cost.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from bench.methods import METHODS, RECIPE, Run
+from bench.rows import write_json
+from mdkt_ros.errors import ConfigError, MdktError
+from mdkt_ros.output import atomic_output
+from training.config import TrainConfig
+from training.data.dataset import TrainingStream, make_batch
+from training.data.source import open_source
+from training.data.towns import make_towns
+from training.export import make_grid
+from training.learner import Learner, make_learner
+from training.log import console
+from training.processes import Processes, join_processes
+from training.train import open_image_text, shared_draw
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results" / "step_cost.json"
+PARTS = tuple(m for m in METHODS if m.name not in ("deformable_single_scale", "full_supervision"))
+STEPS = 1000
+"""Of the imagined run; a step from its middle is measured, when every part is on."""
+
+
+@dataclass
+class Cost:
+    """Figures of one part.
+
+    Attributes:
+        prepare, step: seconds of each measured step: scans and images, then the step itself.
+        peak: bytes, of the process on a CPU, allocated on CUDA.
+    """
+
+    title: str
+    prepare: list[float] = field(default_factory=list)
+    step: list[float] = field(default_factory=list)
+    peak: int = 0
+
+
+class Part:
+    """One part's learner and scans, ready to take steps."""
+
+    def __init__(self, config: TrainConfig, processes: Processes) -> None:
+        self.config, self.processes = config, processes
+        source = open_source(config.data)
+        draw = shared_draw(config, processes, source)
+        stream = TrainingStream(source, draw, config, make_grid(config), open_image_text(config, source))
+        self.stream, self.learner = stream, make_learner(config, processes, stream)
+
+    def step(self, number: int) -> tuple[float, float]:
+        """Take step `number` of the middle of a run. Returns seconds of preparing and of the step."""
+        size = self.config.optim.batch_size
+        began = _now(self.processes)
+        batch = make_batch([self.stream[number * size + i] for i in range(size)]).to(self.processes.device)
+        prepared = _now(self.processes)
+        _take(self.learner, batch, STEPS // 2 + number)
+        return prepared - began, _now(self.processes) - prepared
+
+
+def _take(learner: Learner, batch: Any, step: int) -> None:
+    learner.step(batch, step, STEPS)
+
+
+def _now(processes: Processes) -> float:
+    if processes.device.type == "cuda":
+        torch.cuda.synchronize(processes.device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+def configs(recipe: Path, more: Sequence[str]) -> dict[str, TrainConfig]:
+    """Settings of the parts by title, as in the table of label efficiency. Raises ConfigError."""
+    return {part.title: Run(part, _percent(recipe, more), 0).config(more, recipe) for part in PARTS}
+
+
+def _percent(recipe: Path, more: Sequence[str]) -> float:
+    from training.config import load_config
+
+    return float(load_config(recipe, list(more)).data.percent)
+
+
+def measure_time(parts: dict[str, TrainConfig], rounds: int, device: str) -> dict[str, Cost]:
+    """Seconds of `rounds` steps of each part, taken in turns after one that warms up."""
+    costs = {title: Cost(title) for title in parts}
+    with join_processes(device) as processes:
+        ready = {title: Part(config, processes) for title, config in parts.items()}
+        for number in range(rounds + 1):
+            for title, part in ready.items():
+                prepare, step = part.step(number)
+                if number:
+                    costs[title].prepare.append(prepare)
+                    costs[title].step.append(step)
+            console.print(f"round {number} of {rounds}", highlight=False)
+    return costs
+
+
+def peak_memory(config: TrainConfig, device: str, steps: int = 3) -> int:
+    """Bytes at the peak of a few steps; in a process of its own, since a process never gives its peak back."""
+    with join_processes(device) as processes:
+        torch.set_num_threads(1)
+        part = Part(config, processes)
+        for number in range(steps):
+            part.step(number)
+        if processes.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(processes.device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else 1024 * kilobytes
+
+
+def ratios(costs: Sequence[Cost]) -> list[tuple[float, float, float]]:
+    """Median and quartiles of each part's step over the first part's in the same turn."""
+    found = []
+    for cost in costs:
+        values = [own / base for own, base in zip(cost.step, costs[0].step, strict=True)]
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        found.append((low, middle, high))
+    return found
+
+
+def to_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
+    """Figures of JSON types, a row a part."""
+    rows = []
+    for cost, (low, middle, high) in zip(costs, ratios(costs), strict=True):
+        rows.append(
+            {
+                "part": cost.title,
+                "step_ms": round(1000 * statistics.median(cost.step), 1),
+                "ratio": round(middle, 3),
+                "ratio_quartiles": [round(low, 3), round(high, 3)],
+                "prepare_ms": round(1000 * statistics.median(cost.prepare), 1),
+                "peak_mb": round(cost.peak / 1e6),
+                "memory_ratio": round(cost.peak / max(costs[0].peak, 1), 3),
+                "steps": len(cost.step),
+            }
+        )
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The table and what it was measured on."""
+    kind = "the clock" if facts["cuda"] else "processor time, one thread"
+    memory = "allocated on the GPU" if facts["cuda"] else "of the process"
+    lines = [
+        "# Cost of a training step",
+        "",
+        f"Medians of {rows[0]['steps']} steps ({kind}), the parts taking turns; ratios are to labels only in the same "
+        f"turn, quartiles in brackets; peak memory {memory}. Written by `python bench/step_cost.py`.",
+        "",
+        "| part | step ms | ratio | preparing scans and images ms | peak MB | ratio |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {row['part']} | {row['step_ms']:.0f} | {row['ratio']:.2f} ({low:.2f} - {high:.2f}) | "
+            f"{row['prepare_ms']:.0f} | {row['peak_mb']:,} | {row['memory_ratio']:.2f} |"
+        )
+    lines += ["", *(f"- {name}: {facts[name]}" for name in ("recipe", "image text", "machine", "date") if facts[name])]
+    return "\n".join(lines) + "\n"
+
+
+def bench(recipe: Path, more: Sequence[str], device: str, rounds: int, results: Path) -> None:
+    """Measure and write. Raises MdktError."""
+    parts = configs(recipe, more)
+    first = next(iter(parts.values()))
+    if first.data.kind == "synthetic":
+        make_towns(first.data)
+    torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
+    peaks = {}
+    # Before anything large is in this process, whose peak a new one inherits.
+    for title, config in parts.items():
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            peaks[title] = pool.submit(peak_memory, config, device).result()
+    costs = measure_time(parts, rounds, device)
+    for title, peak in peaks.items():
+        costs[title].peak = peak
+    rows = to_rows(list(costs.values()))
+    cuda = device.startswith("cuda")
+    facts = {
+        "recipe": " ".join([recipe.name, *more]),
+        "image text": "" if first.pseudo.cache else "none: pseudo labels come from the teacher alone",
+        "machine": torch.cuda.get_device_name() if cuda else f"CPU {platform.machine()}, 1 thread",
+        "date": datetime.date.today().isoformat(),
+        "cuda": cuda,
+    }
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_json(results, {"facts": facts, "rows": rows})
+    with atomic_output(results.with_suffix(".md"), force=True) as temporary:
+        temporary.write_text(markdown(rows, facts), encoding="utf-8")
+    for row in rows:
+        console.print(f"{row['part']}: {row['step_ms']:.0f} ms, {row['ratio']:.2f} x; {row['peak_mb']} MB")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Returns the exit code: 0, or 1 with the error on one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="a recipe with all parts on")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings over the recipe's")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=9, help="measured steps of each part")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures, .json")
+    options = parser.parse_args(arguments)
+    try:
+        if options.rounds < 1:
+            raise ConfigError(f"--rounds {options.rounds}: must be above 0")
+        # Reading the scans is part of preparing them.
+        bench(options.recipe, ["data.cache=false", *options.set], options.device, options.rounds, options.results)
+    except MdktError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
