@@ -150,11 +150,12 @@ def fit_calibration(
     rng = np.random.default_rng(seed)
     truth = np.asarray(labels).astype(np.int64)
     inputs, absent = _inputs(scores, scale)
-    fold = _folds(np.arange(len(labels)) if groups is None else np.asarray(groups), rng)
+    scans = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    fold = _folds(scans, rng)
     # Labels that are not fitted to are held out anyway.
     some = np.zeros(len(labels), dtype=np.bool_)
     some[rng.permutation(len(labels))[:_MOST_LABELS]] = True
-    best, part = _choose(inputs[some], absent[some], truth[some], fold[some])
+    best, part = _choose(inputs[some], absent[some], truth[some], fold[some], scans[some])
     matrix, bias = _fit(inputs[some], absent[some], truth[some], best)
     held_out = _softmax(inputs @ matrix + bias, absent)
     held_out[some] = part
@@ -171,7 +172,7 @@ def fit_calibration(
         kept=precision >= min_precision,
         labels=np.bincount(truth, minlength=classes),
         predicted=predicted,
-        loss=(_loss(_softmax(inputs, absent), truth), _loss(held_out, truth)),
+        loss=(float(_losses(_softmax(inputs, absent), truth).mean()), float(_losses(held_out, truth).mean())),
     )
 
 
@@ -191,9 +192,9 @@ def _softmax(logits: Floats, absent: npt.NDArray[np.bool_]) -> Floats:
     return np.asarray(exp / exp.sum(1, keepdims=True))
 
 
-def _loss(probability: Floats, truth: npt.NDArray[np.int64]) -> float:
+def _losses(probability: Floats, truth: npt.NDArray[np.int64]) -> Floats:
     # An absent class may be the truth after all: as bad as it can be, but finite.
-    return float(-np.log(np.maximum(probability[np.arange(len(truth)), truth], 1e-6)).mean())
+    return np.asarray(-np.log(np.maximum(probability[np.arange(len(truth)), truth], 1e-6)))
 
 
 def _folds(groups: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -203,10 +204,18 @@ def _folds(groups: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[np
 
 
 def _choose(
-    inputs: Floats, absent: npt.NDArray[np.bool_], truth: npt.NDArray[np.int64], fold: npt.NDArray[np.int64]
+    inputs: Floats,
+    absent: npt.NDArray[np.bool_],
+    truth: npt.NDArray[np.int64],
+    fold: npt.NDArray[np.int64],
+    groups: npt.NDArray[Any],
 ) -> tuple[tuple[str, float, float], Floats]:
-    """The candidate that gives held-out labels the highest likelihood, and the probabilities (L, C) it gives them."""
-    best, lowest, result = _CANDIDATES[0], math.inf, np.empty_like(inputs)
+    """The simplest candidate that gives held-out labels as high a likelihood as any, and its probabilities (L, C).
+
+    A candidate takes the place of simpler ones when it is better by more than the standard error of the difference.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    best, result = _CANDIDATES[0], np.empty_like(inputs)
     for candidate in _CANDIDATES:
         held_out = np.empty_like(inputs)
         for number in np.unique(fold):
@@ -214,9 +223,12 @@ def _choose(
             # A single group has nothing beside it to fit to: it keeps the model's own scale.
             fitted = _fit(inputs[~out], absent[~out], truth[~out], candidate)
             held_out[out] = _softmax(inputs[out] @ fitted[0] + fitted[1], absent[out])
-        loss = _loss(held_out, truth)
-        if loss < lowest:
-            best, lowest, result = candidate, loss, held_out
+        if candidate is _CANDIDATES[0]:
+            result = held_out
+            continue
+        gain = np.bincount(group, weights=_losses(result, truth) - _losses(held_out, truth))
+        if gain.sum() > math.sqrt(len(gain)) * gain.std(ddof=1 if len(gain) > 1 else 0):
+            best, result = candidate, held_out
     return best, result
 
 
@@ -247,9 +259,9 @@ def _fit(
         """Mean loss at `flat`, and its gradient: by hand, which is ten times as fast at this size."""
         slope, bias, change = unpack()
         probability = _softmax(slope * inputs + _product(inputs, change) + bias, mask)
-        loss = -np.log(np.maximum(probability[rows, truth], 1e-300)).sum() + parameters[0] ** 2 / 8
+        loss = -np.log(np.maximum(probability[rows, truth], 1e-300)).sum() + 2 * parameters[0] ** 2
         probability[rows, truth] -= 1
-        parts = [np.array([slope * (probability * inputs).sum() + parameters[0] / 4])]
+        parts = [np.array([slope * (probability * inputs).sum() + 4 * parameters[0]])]
         if free_bias:
             loss += hold_bias / 2 * (bias**2).sum()
             parts.append(probability.sum(0) + hold_bias * bias)
