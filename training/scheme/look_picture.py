@@ -92,9 +92,11 @@ def looks_picture(
     out.paste(recorded.resize((width, height), Image.Resampling.BILINEAR), (0, _HEAD))
     text_at(out, (8, _HEAD / 2), title, 17, INK, "lm")
     heads = max((look.offset.shape[1] for look in looks.values()), default=0)
-    for head, color in enumerate(head_colors(heads)):
-        text_at(out, (width - 90 * (heads - head), _HEAD / 2), f"● head {head + 1}", 15, color, "lm")
     draw = ImageDraw.Draw(out)
+    for head, color in enumerate(head_colors(heads)):
+        left, middle = width - 96 * (heads - head), _HEAD // 2
+        draw.ellipse((left, middle - 6, left + 12, middle + 6), fill=color)
+        text_at(out, (left + 20, middle), f"head {head + 1}", 15, INK, "lm")
     for number, (name, (u, v)) in enumerate(zip(names, places, strict=True), 1):
         x, y = (u + 0.5) * zoom, (v + 0.5) * zoom + _HEAD
         draw.ellipse((x - 12, y - 12, x + 12, y + 12), fill=BACKGROUND, outline=INK, width=2)
@@ -118,9 +120,13 @@ def looks_picture(
 
 
 def _common_reach(looks: dict[int, Look], ratio: float) -> float:
-    """Pixels that show nineteen of twenty places, for all close-ups."""
-    lengths = [
-        (look.offset.norm(dim=-1) * look.offset.new_tensor(look.strides)[:, None]).flatten() for look in looks.values()
-    ]
-    far = float(torch.cat(lengths).quantile(0.95)) * ratio if lengths and len(lengths[0]) else 0.0
+    """Pixels of the recorded image, for all close-ups, within which nine tenths of the attention lie."""
+    lengths, weights = [torch.zeros(1)], [torch.zeros(1)]
+    for look in looks.values():
+        stride = look.offset.new_tensor(look.strides)[:, None]
+        lengths.append((look.offset.norm(dim=-1) * stride).flatten())
+        weights.append(look.weight.flatten())
+    length, order = torch.cat(lengths).sort()
+    share = torch.cat(weights)[order].cumsum(0)
+    far = float(length[min(int((share < 0.9 * share[-1]).sum()), len(length) - 1)]) * ratio
     return max(24.0, 1.15 * far)
