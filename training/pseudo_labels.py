@@ -167,7 +167,7 @@ def run(options: argparse.Namespace) -> Report:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0, 1 with the error on one line, or 130 when interrupted."""
-    options = arguments_parser().parse_args(arguments)
+    options = arguments_parser().parse_intermixed_args(arguments)  # overrides may stand anywhere
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(str(message))

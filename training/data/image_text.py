@@ -6,6 +6,7 @@ embeddings, `scans/NAME.safetensors` the scores of the points of one scan that a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,22 +113,24 @@ class ImageTextCache:
         path = self.path(index)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {"rows": rows.astype(np.uint32), "scores": scores.astype(np.float16)}
-        metadata = {"key": self.head.key, "frame": frame_digest(frame), "points": str(len(frame.points))}
+        about = {"key": self.head.key, "frame": frame_digest(frame), "points": len(frame.points)}
+        # In one piece, since safetensors writes several in any order, and equal scores are to be equal files.
+        metadata = {"image_text": json.dumps(about)}
         with atomic_output(path, force=True) as temporary:
             # Not save_file, whose files nobody else may read.
             temporary.write_bytes(save(arrays, metadata))
 
-    def _read(self, index: int, names: Sequence[str]) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]]]:
+    def _read(self, index: int, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         path = self.path(index)
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
+                metadata = json.loads((file.metadata() or {})["image_text"])
                 arrays = {name: file.get_tensor(name) for name in names}
         except FileNotFoundError:
             raise ConfigError(
                 f"{self.folder}: has no scores of {self.source.names[index]}; make them with {self._command()}"
             ) from None
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ConfigError(f"{path}: damaged ({error}); remove it and run {self._command()}") from error
         if metadata.get("key") != self.head.key:
             raise ConfigError(f"{path}: made with other settings than {self.folder / HEAD}; remove the folder")
