@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_drive import FakeDrive
-from rosbags.highlevel import AnyReader
+from named_models import DIM, HIDDEN, PROMPTS, asked_by_name, projection, scan, unit, words
 from safetensors import safe_open
 from safetensors.torch import save_file
 from small_clip import VIT, write_clip
@@ -22,25 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mdkt_ros import checkpoint as checkpoint_module
 from mdkt_ros.checkpoint import load_checkpoint, load_projection, read_meta, save_checkpoint
-from mdkt_ros.checkpoint_meta import CheckpointMeta, OpenVocabulary
-from mdkt_ros.cloud import parse_pointcloud2
-from mdkt_ros.drive import open_drive
-from mdkt_ros.drive.bag_file import BagFile
-from mdkt_ros.drive.convert import convert
-from mdkt_ros.errors import CheckpointError, ConfigError, OutputError
+from mdkt_ros.checkpoint_meta import CheckpointMeta
+from mdkt_ros.errors import CheckpointError, ConfigError
 from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.projection import ProjectionHead, cosines
 from mdkt_ros.prompts import PromptWarning, class_of, column_names
-from mdkt_ros.scan import read_scan
-from mdkt_ros.segment_drive import segment_path
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.voxels import collate, voxelize
 
 LABELS = LabelSpace.load("semantickitti")
 WORDS = ["a", "photo", "of", "car", "traffic", "cone", "sign", "bicycle", "road"]
-PROMPTS = ("a photo of a {}.", "a {}")
-HIDDEN, DIM = 7, 16
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,25 +46,6 @@ def one_thread() -> Any:
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An image-text model of random weights."""
     return write_clip(tmp_path_factory.mktemp("clip") / "model", VIT, WORDS)
-
-
-def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
-
-
-def projection(seed: int = 1) -> ProjectionHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ProjectionHead(random_network().feature_channels[1], HIDDEN, DIM)
-
-
-def words(weights: str = "") -> OpenVocabulary:
-    return OpenVocabulary("ViT-B-16", "street_tag", weights, PROMPTS, HIDDEN, DIM)
-
-
-def asked_by_name(**changes: Any) -> CheckpointMeta:
-    base = replace(random_meta(), text_embeddings=unit(19, DIM, seed=4), open_vocabulary=words())
-    return replace(base, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +69,6 @@ def trained_with(tmp_path_factory: pytest.TempPathFactory, text_folder: str) -> 
     weights = load_image_text(text_folder).fingerprint
     save_checkpoint(path, random_network(), asked_by_name(open_vocabulary=words(weights)), head=projection())
     return path
-
-
-def scan(count: int = 600) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    points = rng.normal(0, [8, 8, 0.5], (count, 3)).astype(np.float32)
-    points[::50] = np.nan
-    return points, rng.random(count, dtype=np.float32)
 
 
 # The checkpoint
@@ -364,96 +329,3 @@ def test_what_cannot_be_asked(plain: Path, named: Path, trained_with: Path, text
     assert said.endswith("24")
     assert "--text-model ViT-Z: no such model" in error(named, "traffic cone", text_model="ViT-Z")
     assert "--text-weights is not given" in error(named, "traffic cone", text_model="ViT-B-16")
-
-
-# What `mdkt segment` leaves
-
-
-@pytest.fixture(scope="module")
-def asking(named: Path) -> Segmenter:
-    return Segmenter.load(named, device="cpu", prompts=["car", "traffic sign"])
-
-
-FIELDS = ["prompt_car", "prompt_traffic_sign"]
-
-
-def write_bin(path: Path) -> np.ndarray:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    points, intensity = scan(200)
-    values = np.column_stack([points, intensity]).astype("<f4")
-    path.write_bytes(values.tobytes())
-    return values
-
-
-def test_a_scan(asking: Segmenter, tmp_path: Path):
-    values = write_bin(tmp_path / "a.bin")
-    summary = segment_path(tmp_path / "a.bin", tmp_path / "a.pcd", asking)
-    result = asking.segment(values[:, :3], values[:, 3])
-    columns = read_scan(tmp_path / "a.pcd").columns
-    assert list(columns)[-3:] == ["rgb", *FIELDS]
-    for i, field in enumerate(FIELDS):
-        assert columns[field].dtype == np.float32
-        assert np.array_equal(columns[field], result.prompt_score[:, i])
-    assert result.prompts is not None
-    expected = dict(zip(("car", "traffic sign"), result.prompts.nearest.sum(0).tolist(), strict=True))
-    assert summary.prompts == expected
-    with pytest.raises(OutputError, match=r"a\.label: a \.label file has no room for the scores of prompts"):
-        segment_path(tmp_path / "a.bin", tmp_path / "a.label", asking)
-    assert not (tmp_path / "a.label").exists()
-
-
-def test_a_folder(asking: Segmenter, tmp_path: Path):
-    source = tmp_path / "scans"
-    values = [write_bin(source / f"{i}.bin") for i in range(2)]
-    segment_path(source, tmp_path / "out", asking)
-    described = json.loads((tmp_path / "out" / "prompts" / "prompts.json").read_text())
-    assert described["fields"] == {"prompt_car": "car", "prompt_traffic_sign": "traffic sign"}
-    for i, cloud in enumerate(values):
-        score = np.load(tmp_path / "out" / "prompts" / f"{i}.bin.npy")
-        assert np.array_equal(score, asking.segment(cloud[:, :3], cloud[:, 3]).prompt_score)
-    assert len(open_drive(tmp_path / "out")) == 2
-    # A labelled folder is labelled again, and its own files stay as they are.
-    before = (tmp_path / "out" / "prompts" / "0.bin.npy").read_bytes()
-    again = asking.for_sensor(axes="y_forward")
-    segment_path(tmp_path / "out", tmp_path / "out2", again)
-    assert (tmp_path / "out" / "prompts" / "0.bin.npy").read_bytes() == before
-    assert (tmp_path / "out2" / "prompts" / "0.bin.npy").read_bytes() != before
-
-
-def test_a_data_set(asking: Segmenter, tmp_path: Path):
-    for i in range(2):
-        write_bin(tmp_path / "kitti" / "sequences" / "08" / "velodyne" / f"00000{i}.bin")
-    segment_path(tmp_path / "kitti", tmp_path / "out", asking)
-    found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npy"))
-    assert found == [f"prompts/sequences/08/velodyne/00000{i}.bin.npy" for i in range(2)]
-    assert len(list((tmp_path / "out").rglob("predictions/*.label"))) == 2
-    assert len(open_drive(tmp_path / "out")) == 2
-
-
-@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-def test_a_bag(asking: Segmenter, tmp_path: Path, storage: Any):
-    convert(FakeDrive(), tmp_path / "bag", storage=storage)
-    summary = segment_path(tmp_path / "bag", tmp_path / "out", asking)
-    with AnyReader([tmp_path / "out"]) as reader:
-        connections = [c for c in reader.connections if c.topic == "/segment/output/segmentation"]
-        messages = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages(connections)]
-    assert len(messages) == summary.frames
-    for message in messages:
-        cloud = parse_pointcloud2(message)
-        assert list(cloud.columns) == ["x", "y", "z", "class_id", "probability", "entropy", *FIELDS]
-        assert [field.offset for field in message.fields] == [0, 4, 8, 12, 16, 20, 24, 28]
-        for field in FIELDS:
-            assert np.isfinite(cloud.columns[field]).all()
-            assert (np.abs(cloud.columns[field]) <= 1).all()
-    with BagFile(tmp_path / "out") as bag:
-        custom = bag.custom
-    assert json.loads(custom["mdkt_ros.prompts"])["fields"] == dict(zip(FIELDS, ("car", "traffic sign"), strict=True))
-
-
-def test_without_prompts_nothing_is_added(named: Path, tmp_path: Path):
-    write_bin(tmp_path / "scans" / "a.bin")
-    segmenter = Segmenter.load(named, device="cpu")
-    assert segment_path(tmp_path / "scans", tmp_path / "out", segmenter).prompts == {}
-    assert not (tmp_path / "out" / "prompts").exists()
-    segment_path(tmp_path / "scans" / "a.bin", tmp_path / "a.pcd", segmenter)
-    assert not any(name.startswith("prompt") for name in read_scan(tmp_path / "a.pcd").columns)

@@ -149,8 +149,9 @@ class SemanticContrast(nn.Module):
     def _losses(self, embedding: Tensor, target: Tensor, safe: Tensor, bank: Tensor, valid: Tensor) -> Tensor:
         # Divided by tau, a rounding of half precision would be as large as a class is wide.
         with torch.autocast(embedding.device.type, enabled=False):
-            similarity = torch.einsum("ad,ckd->ack", embedding, bank.to(embedding)) / self.config.temperature
-        by_class = similarity.masked_fill(~valid, _NONE).logsumexp(2)
+            absent = torch.where(valid, 0.0, _NONE).to(embedding).flatten()
+            similarity = F.linear(embedding / self.config.temperature, bank.to(embedding).flatten(0, 1), absent)
+        by_class = similarity.unflatten(1, valid.shape).logsumexp(2)
         own = F.one_hot(target, self.classes).bool()
         positive = by_class.gather(1, target[:, None]).squeeze(1)
         both = by_class.masked_fill(~(own | safe), _NONE).logsumexp(1)
