@@ -17,7 +17,7 @@ from training.scheme.dense_clip import DenseClip, DenseOptions, ScoreMaps
 from training.scheme.dense_towers import dense_tower, own_values
 from training.scheme.image_text_model import load_image_text
 from training.scheme.text import class_text
-from training.scheme.vision_ops import import_open_clip
+from training.scheme.vision_ops import import_open_clip, import_timm
 
 KITTI = LabelSpace.load("semantickitti")
 WHOLE = DenseOptions(window=0)
@@ -226,8 +226,64 @@ def test_a_class_without_a_known_word_is_never_named(tmp_path: Path):
     assert [KITTI.names[i] for i in np.flatnonzero(maps.present[0])] == ["car", "road"]
 
 
+def timm_tower(trunk: nn.Module, head: nn.Module) -> nn.Module:
+    """open_clip's wrapper round a model that timm would only make large."""
+    import_open_clip()
+    from open_clip.timm_model import TimmModel
+
+    tower = TimmModel.__new__(TimmModel)
+    nn.Module.__init__(tower)
+    tower.trunk, tower.head = trunk, head
+    return tower.eval()
+
+
+def test_siglips_attention_pool_gets_each_token_alone():
+    timm = import_timm()
+    torch.manual_seed(0)
+    size = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "class_token": False, "num_classes": 0}
+    make = timm.models.vision_transformer.VisionTransformer
+    trunk = make(img_size=32, global_pool="map", **size)
+    nn.init.normal_(trunk.pos_embed)
+    reference = make(img_size=32, global_pool="map", **size).eval()
+    reference.load_state_dict(trunk.state_dict())
+    tower = dense_tower(timm_tower(trunk, nn.Sequential()), "auto", "siglip")
+    images = pictures(32, 32)
+    with torch.no_grad():
+        tokens = reference.forward_features(images)
+        alone = torch.stack([reference.forward_head(tokens[:, i : i + 1]) for i in range(16)], dim=2)
+        torch.testing.assert_close(tower(images), alone.reshape(2, 32, 4, 4), rtol=1e-4, atol=1e-5)
+        # Other sizes: positions as timm itself resamples them.
+        wide = make(img_size=(16, 56), global_pool="map", **size).eval()
+        state = reference.state_dict()
+        resample = timm.layers.resample_abs_pos_embed
+        state["pos_embed"] = resample(state["pos_embed"], new_size=(2, 7), old_size=(4, 4), num_prefix_tokens=0)
+        wide.load_state_dict(state)
+        tokens = wide.forward_features(pictures(16, 56))
+        alone = torch.stack([wide.forward_head(tokens[:, i : i + 1]) for i in range(14)], dim=2)
+        torch.testing.assert_close(tower(pictures(16, 56)), alone.reshape(2, 32, 2, 7), rtol=1e-4, atol=1e-5)
+
+
+def test_convnext_norms_and_projects_each_pixel():
+    timm = import_timm()
+    torch.manual_seed(0)
+    trunk = timm.models.convnext.ConvNeXt(
+        depths=(1, 1, 1, 1), dims=(4, 8, 12, 16), num_classes=0, head_norm_first=False, global_pool="avg"
+    ).eval()
+    nn.init.normal_(trunk.head.norm.weight)
+    projection = nn.Linear(16, 5, bias=False)
+    images = pictures(64, 96)
+    with torch.no_grad():
+        features = dense_tower(timm_tower(trunk, nn.Sequential(projection)), "auto", "convnext")(images)
+        x = trunk.forward_features(images)
+        assert features.shape == (2, 5, 2, 3)
+        for i in range(2):
+            for j in range(3):
+                pixel = F.layer_norm(x[:, :, i, j], (16,), trunk.head.norm.weight, trunk.head.norm.bias, 1e-6)
+                torch.testing.assert_close(features[:, :, i, j], projection(pixel))
+
+
 class OtherTower(nn.Module):
-    """What timm's towers look like from outside."""
+    """What a tower of another kind looks like from outside."""
 
     trunk = nn.Identity()
 

@@ -46,16 +46,19 @@ def dense_tower(tower: Any, last_block: str, name: str) -> DenseTower:
         raise ConfigError(f"last_block = {last_block!r}: one of {', '.join(LAST_BLOCKS)}")
     import_open_clip()
     from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
 
     if isinstance(tower, VisionTransformer) and tower.attn_pool is None:
         return DenseVisionTransformer(tower, last_block)
     if isinstance(tower, ModifiedResNet):
         return DenseResNet(tower)
+    if isinstance(tower, TimmModel) and (stride := _timm_stride(tower.trunk)):
+        return DenseTimm(tower, stride)
     kind = type(getattr(tower, "trunk", tower)).__name__
     raise ConfigError(
-        f"{name}: its image tower ({kind}) cannot be read densely; those of ViT and RN models of open_clip can, "
-        "e.g. ViT-B-16 or RN50"
+        f"{name}: its image tower ({kind}) cannot be read densely; those of open_clip's ViT, RN, SigLIP and convnext "
+        "models can, e.g. ViT-B-16"
     )
 
 
@@ -78,6 +81,43 @@ class DenseResNet(DenseTower):
         pool = self.tower.attnpool
         features: Tensor = pool.c_proj(pool.v_proj(x.permute(0, 2, 3, 1)))
         return features.permute(0, 3, 1, 2)
+
+
+class DenseTimm(DenseTower):
+    """A tower of timm whose places the model's own pooling gets one by one: SigLIP's transformers and ConvNeXt.
+
+    Attention over a single place is the value of that place.
+    """
+
+    def __init__(self, tower: Any, stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.tower, self.stride = tower, stride
+        if hasattr(tower.trunk, "patch_embed"):
+            from timm.layers.format import Format
+
+            # What timm's own `dynamic_img_size` sets when a model is created with it.
+            tower.trunk.dynamic_img_size = True
+            embedding = tower.trunk.patch_embed
+            embedding.strict_img_size, embedding.flatten, embedding.output_fmt = False, False, Format.NHWC
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = (size // step for size, step in zip(images.shape[2:], self.stride, strict=True))
+        x = self.tower.trunk.forward_features(images)
+        places = x.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None] if x.ndim == 4 else x.flatten(0, 1)[:, None]
+        features: Tensor = self.tower.head(self.tower.trunk.forward_head(places))
+        return features.reshape(len(images), height, width, -1).permute(0, 3, 1, 2)
+
+
+def _timm_stride(trunk: Any) -> tuple[int, int] | None:
+    """Pixels of a place of timm's models that are pooled place by place without loss; None for others."""
+    kind = type(trunk).__name__
+    if kind == "VisionTransformer" and trunk.attn_pool is not None and trunk.num_prefix_tokens == 0:
+        height, width = trunk.patch_embed.patch_size
+        return int(height), int(width)
+    if kind == "ConvNeXt":
+        step = int(trunk.feature_info[-1]["reduction"])
+        return step, step
+    return None
 
 
 class DenseVisionTransformer(DenseTower):
