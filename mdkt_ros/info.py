@@ -63,6 +63,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         **{key: document[key] for key in ("format_version", "network", "features", "grid", "intensity_scale", "axes")},
         "labels": _labels(meta.labels),
         "text_embeddings": None if meta.text_embeddings is None else list(meta.text_embeddings.shape),
+        "open_vocabulary": document.get("open_vocabulary"),
         "training": meta.training,
         "data": meta.data,
     }

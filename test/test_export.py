@@ -54,9 +54,11 @@ def test_the_mean_of_the_weights_or_the_weights_themselves(run: Path, tmp_path: 
 def test_metadata_say_where_the_weights_come_from(run: Path):
     meta = read_meta(run / "model.safetensors")
     assert meta.data["budget"] == {
+        "unit": "points",
         "percent": 10.0,
         "seed": 0,
         "scans": 3,
+        "labelled_scans": 3,
         "points": 900,
         "labels": 81,
         "labels_percent_of_points": pytest.approx(9.0),

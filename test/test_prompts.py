@@ -24,6 +24,7 @@ from mdkt_ros.checkpoint import load_checkpoint, load_projection, read_meta, sav
 from mdkt_ros.checkpoint_meta import CheckpointMeta
 from mdkt_ros.errors import CheckpointError, ConfigError
 from mdkt_ros.image_text_model import load_image_text
+from mdkt_ros.info import describe
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.projection import ProjectionHead, cosines
 from mdkt_ros.prompts import PromptWarning, class_of, column_names
@@ -87,6 +88,12 @@ def test_a_checkpoint_holds_the_head(named: Path, tmp_path: Path):
     save_checkpoint(half, random_network(), asked_by_name(), head=projection(), dtype="float16")
     for name, value in load_projection(half).state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_info_says_so(plain: Path, named: Path):
+    assert describe(plain)["open_vocabulary"] is None
+    stated = describe(named)["open_vocabulary"]
+    assert (stated["model"], stated["pretrained"], stated["dim"]) == ("ViT-B-16", "street_tag", DIM)
 
 
 def test_without_a_head_the_file_says_nothing_of_it(plain: Path):
