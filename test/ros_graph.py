@@ -1,4 +1,4 @@
-"""A node of a test and the `ros2` programs that it starts, in a ROS domain that nobody else on the machine is in."""
+"""A node of a test and the `ros2` programs that it starts, in a ROS domain of this process's own."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import os
 import signal
 import subprocess
 import time
-from itertools import count
 
 import numpy as np
 
 DEADLINE = 30.0
 """Seconds after which something that did not come is missing; a run needs a fraction of one."""
-DOMAINS = count(os.getpid() % 90)
+DOMAIN = 10 + os.getpid() % 90
+"""Of 0 to 101; the pids of parallel workers differ by little."""
 
 
 class Graph:
-    """A node of its own, alone with the `ros2` programs that it starts: their domain is this machine's and nobody's."""
+    """A node of its own, alone with the `ros2` programs that it starts: in a domain that other workers are not in."""
 
     def __init__(self, rclpy):
         self._rclpy = rclpy
-        self.domain = next(DOMAINS) % 90 + 10
         self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=self.domain)
+        rclpy.init(context=self.context, domain_id=DOMAIN)
         self.node = rclpy.create_node("test", context=self.context, start_parameter_services=False)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -61,7 +60,7 @@ class Graph:
     @contextlib.contextmanager
     def program(self, *command):
         """A `ros2` program for as long as the block runs; it ends by itself or by Ctrl-C."""
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
         process = subprocess.Popen(
             ["ros2", *map(str, command)],
             env=environment,
