@@ -139,6 +139,17 @@ def test_parameter_groups(weights_file):
         assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in network.parameters())
 
 
+def test_a_backbone_that_stays(weights_file):
+    network = build_image_network(config(weights=str(weights_file), lr=0.0)).train()
+    sum(level.square().sum() for level in network(torch.rand(1, 3, 64, 96))).backward()
+    learns = {id(p) for group in network.parameter_groups() for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is None) == name.startswith("backbone."), name
+        assert (id(parameter) in learns) == parameter.requires_grad == (not name.startswith("backbone.")), name
+    # One without weights has to learn, whatever the rate of those with weights.
+    assert all(parameter.requires_grad for parameter in build_image_network(config(lr=0.0)).parameters())
+
+
 def test_batch_norms_without_weights_become_group_norms():
     network = build_image_network(config(name="mobilenetv3_small_050"))
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

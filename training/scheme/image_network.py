@@ -44,13 +44,15 @@ class ImageNetwork(nn.Module):
     std: Tensor
 
     def __init__(self, backbone: Any, channels: int, *, name: str = "", pretrained: bool = False, lr: float = 1.0):
-        """`backbone`: of `make_backbone`; `lr`: factor on the learning rate of a pretrained backbone."""
+        """`backbone`: of `make_backbone`; `lr`: factor on the learning rate of a pretrained backbone, 0: it stays."""
         super().__init__()
         self.channels, self.strides, self.name = channels, STRIDES, name
         self.pretrained, self._lr = pretrained, lr
         if not pretrained:
             group_norms(backbone)
         self.backbone = backbone
+        self._frozen = pretrained and lr == 0
+        backbone.requires_grad_(not self._frozen)
         info = backbone.feature_info
         # Where several stages share a stride, the last has seen most.
         last = {stride: number for number, stride in enumerate(info.reduction())}
@@ -87,7 +89,8 @@ class ImageNetwork(nn.Module):
         height, width = images.shape[2:]
         images = (images - self.mean) / self.std
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
-        stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
         parts = list(zip(self._stages, self.lateral, self.norm, strict=True))
         above: Tensor | None = None
         levels: list[Tensor] = []
@@ -100,8 +103,8 @@ class ImageNetwork(nn.Module):
         return levels[::-1]
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """All parameters, those of a pretrained backbone at their own rate."""
-        backbone = list(self.backbone.parameters())
+        """All parameters that learn, those of a pretrained backbone at their own rate."""
+        backbone = [] if self._frozen else list(self.backbone.parameters())
         pyramid = [*self.lateral.parameters(), *self.norm.parameters()]
         return [
             {"params": backbone, "lr_factor": self._lr if self.pretrained else 1.0},

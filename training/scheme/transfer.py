@@ -139,7 +139,7 @@ class Transfer(nn.Module):
         image = self.head(pyramid.centre(0))
         if not len(pairs):
             # Empty tensors lead nowhere, yet other processes wait for the gradients of all parameters.
-            image = image + sum(p.sum() * 0 for p in self.parameters())
+            image = image + sum(p.sum() * 0 for p in self.parameters() if p.requires_grad)
         return TransferOutput(fused, point, image)
 
     def pyramid(self, pairs: Pairs) -> Pyramid:
@@ -158,7 +158,7 @@ class Transfer(nn.Module):
         return looks
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """All parameters: the image network's groups, the places of the deformable transfer, the rest."""
+        """All parameters that learn: the image network's groups, the places of the deformable transfer, the rest."""
         places = [
             p
             for scale in self._by_stride().values()
@@ -167,7 +167,7 @@ class Transfer(nn.Module):
         ]
         images = self.image_network.parameter_groups()
         taken = {id(p) for p in places} | {id(p) for group in images for p in group["params"]}
-        rest = [p for p in self.parameters() if id(p) not in taken]
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
         return [
             *images,
             {"params": places, "lr_factor": self.config.offset_lr},
