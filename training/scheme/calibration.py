@@ -30,11 +30,11 @@ _MOST_LABELS = 5_000
 _CANDIDATES: tuple[tuple[str, float, float], ...] = (
     ("temperature", math.inf, math.inf),
     ("bias", 0.3, math.inf),
-    ("matrix", 0.3, 3.0),
-    ("matrix", 0.3, 30.0),
     ("matrix", 0.3, 300.0),
+    ("matrix", 0.3, 30.0),
+    ("matrix", 0.3, 3.0),
 )
-"""Maps to choose from: name, and how strongly bias and matrix are held to zero."""
+"""Maps to choose from, the stiffest first: name, and how strongly bias and matrix are held to zero."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -210,9 +210,9 @@ def _choose(
     fold: npt.NDArray[np.int64],
     groups: npt.NDArray[Any],
 ) -> tuple[tuple[str, float, float], Floats]:
-    """The simplest candidate that gives held-out labels as high a likelihood as any, and its probabilities (L, C).
+    """The stiffest candidate that gives held-out labels as high a likelihood as any, and its probabilities (L, C).
 
-    A candidate takes the place of simpler ones when it is better by more than the standard error of the difference.
+    A candidate takes the place of stiffer ones when it is better by more than the standard error of the difference.
     """
     _, group = np.unique(groups, return_inverse=True)
     best, result = _CANDIDATES[0], np.empty_like(inputs)
