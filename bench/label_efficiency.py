@@ -108,6 +108,7 @@ def perform(run: Run, experiment: Experiment) -> Row:
         "miou_in_view": views["inside_view"],
         "miou_out_of_view": views["outside_view"],
         "iou": {name: figures["iou"] for name, figures in result["classes"].items()},
+        "support": {name: figures["points"] for name, figures in result["classes"].items()},
         "step_ms": step_ms,
         "minutes": minutes,
         "cpu_minutes": round(cpu_seconds / 60, 2),

@@ -97,19 +97,21 @@ def markdown(rows: Sequence[Row], *, split: str) -> str:
 
 
 def _by_class(rows: Sequence[Row]) -> list[str]:
-    """IoU of each class, mean over the seeds, in points of the methods at 0.1 % and of full supervision."""
+    """IoU of each class, mean over the seeds, of the methods at 0.1 % and of full supervision."""
     shown = [(m, b) for m in METHODS for b in (0.1, 100.0) if select(rows, m.name, b)]
     if not shown:
         return []
-    names = list(dict.fromkeys(name for row in rows for name in row["iou"]))
+    points: dict[str, int] = {}
+    for row in rows:
+        points |= row.get("support") or dict.fromkeys(row["iou"], 0)
     lines = []
-    for name in names:
-        cells = [name]
+    for name, support in points.items():
+        cells = [name, f"{support:,}"]
         for method, budget in shown:
             values = [v for r in select(rows, method.name, budget) if (v := r["iou"].get(name)) is not None]
             cells.append(mean_and_spread(values).split(" ")[0])
         lines.append(cells)
-    return ["IoU % by class:", "", *_markdown(["class", *(m.title for m, _ in shown)], lines, 1)]
+    return ["IoU % by class:", "", *_markdown(["class", "points scored", *(m.title for m, _ in shown)], lines, 1)]
 
 
 def _facts(rows: Sequence[Row]) -> list[str]:

@@ -22,6 +22,7 @@ from training.losses import TrainingError
 
 def row(method: str, budget: float, seed: int, miou: float, **more: object) -> dict:
     figures = {"miou_in_view": miou + 0.01, "miou_out_of_view": miou - 0.01, "iou": {"car": miou, "bus": None}}
+    figures["support"] = {"car": 1234, "bus": 0}
     return {"method": method, "budget": budget, "seed": seed, "miou": miou, "step_ms": 100.0 + seed, "minutes": 2.0} | {
         **figures,
         "image_text_model": None,
@@ -148,8 +149,8 @@ def test_the_table(tmp_path: Path):
     assert "| + one-to-one transfer | 0.1 | 3 | 43.0 ± 1.0 | +2.0 ± 0.0 | 71.7 |" in text
     assert "| full supervision, labels only | 100 | 2 | 60.0 ± 0.0 |  | 100.0 |" in text
     assert "The whole scheme over labels only at 0.1 %: +10.0 mIoU." in text
-    assert lines["car"] == "| car | 41.0 | 43.0 | 50.0 | 60.0 |"
-    assert lines["bus"] == "| bus | - | - | - | - |"
+    assert lines["car"] == "| car | 1,234 | 41.0 | 43.0 | 50.0 | 60.0 |"
+    assert lines["bus"] == "| bus | 0 | - | - | - | - |"
     assert text.index("Other budgets") < text.index("| 0.01 | 1 | 30.0 |")
     assert "- Image-text model: tiny, t.safetensors" in text
     assert "Not comparable" not in text
