@@ -15,7 +15,9 @@ from small_models import random_meta, random_network
 
 from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.bag import BagDrive
-from mdkt_ros.drive.convert import convert
+from mdkt_ros.drive.convert import convert, optical_frame
+from mdkt_ros.drive.pose import pose_from_quaternion
+from mdkt_ros.drive.rosmsg import TF
 from mdkt_ros.info import describe
 from mdkt_ros.segment_drive import segment_path
 from mdkt_ros.segmenter import Segmenter
@@ -107,6 +109,35 @@ def test_a_converted_drive_plays(graph, tmp_path, storage, distro):
         rows = np.frombuffer(message.data, np.uint8).reshape(-1, message.point_step)
         assert rows[:, :12].tobytes() == drive[index].points.tobytes()
     assert [c.class_name for c in got["/ground_truth/label_info"][0].class_map] == list(drive.labels.names)
+
+
+def test_tf2_finds_the_cameras_where_the_drive_has_them(rclpy, tmp_path):
+    from rclpy.serialization import deserialize_message
+    from rclpy.time import Time
+    from tf2_msgs.msg import TFMessage
+
+    tf2 = pytest.importorskip("tf2_ros", reason="tf2_ros of ROS 2 is not here")
+    drive = FakeDrive()
+    convert(drive, tmp_path / "drive")
+    buffer = tf2.BufferCore()
+    with AnyReader([tmp_path / "drive"]) as reader:
+        for connection, _, raw in reader.messages([c for c in reader.connections if c.msgtype == TF]):
+            for transform in deserialize_message(bytes(raw), TFMessage).transforms:
+                add = buffer.set_transform_static if connection.topic == "/tf_static" else buffer.set_transform
+                add(transform, "bag")
+
+    def matrix(stamped):
+        q, t = stamped.transform.rotation, stamped.transform.translation
+        return pose_from_quaternion((q.w, q.x, q.y, q.z), (t.x, t.y, t.z))
+
+    for index in range(len(drive)):
+        frame = drive[index]
+        scan = Time(nanoseconds=frame.stamp)
+        assert np.allclose(matrix(buffer.lookup_transform_core("odom", "lidar", scan)), frame.world_from_lidar)
+        for view in frame.views:
+            camera, at = optical_frame(view.camera.name), Time(nanoseconds=view.stamp)
+            found = buffer.lookup_transform_full_core(camera, at, "lidar", scan, "odom")
+            assert np.allclose(matrix(found), view.camera.camera_from_lidar, atol=1e-6)
 
 
 def test_a_segmented_drive_plays(graph, tmp_path, segmenter):
