@@ -95,6 +95,22 @@ def test_weights_are_precision_on_labels_that_were_not_fitted_to():
     assert fitted.predicted.sum() == len(labels)
 
 
+def test_balance_names_rare_classes_more_often():
+    scores, labels = points(3000, 0, noise=0.05)
+    fresh, truth = points(20000, 1, noise=0.05)
+    plain, half, full = (fit_calibration(scores, labels, NAMES, balance=b) for b in (0.0, 0.5, 1.0))
+    named = [np.bincount(f.apply(fresh)[0].argmax(1), minlength=CLASSES)[3:].sum() for f in (plain, half, full)]
+    assert named[0] < named[1] < named[2]
+    frequency = (np.bincount(labels, minlength=CLASSES) + 1) / (len(labels) + CLASSES)
+    np.testing.assert_allclose(full.frequency, frequency)
+    divided = plain.apply(fresh)[0] / frequency
+    np.testing.assert_allclose(full.apply(fresh)[0], divided / divided.sum(1, keepdims=True), rtol=1e-3, atol=1e-6)
+    # The weight is the precision of what is named, not of what would have been.
+    guess = full.apply(fresh)[0].argmax(1)
+    assert full.precision[3] == pytest.approx((truth[guess == 3] == 3).mean(), abs=0.08)
+    assert full.precision[3] < plain.precision[3]
+
+
 def test_precision_is_shrunk_where_labels_are_few():
     # Class 0: 10 of 20 right, class 1: 1 of 1, class 2: never named. Their mean with Laplace's two is 0.583.
     hits, predicted = np.array([10, 1, 0]), np.array([20, 1, 0])

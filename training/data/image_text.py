@@ -24,7 +24,7 @@ from mdkt_ros.output import atomic_output
 from training.data.draw import LabelDraw
 from training.data.image_text_head import HEAD, CacheHead, frame_digest, read_head
 from training.data.source import Source
-from training.scheme.calibration import ABSENT, Calibration, fit_calibration
+from training.scheme.calibration import ABSENT, MIN_PRECISION, Calibration, fit_calibration
 
 _LABELS_OF_A_SCAN = 2000
 _WHOLE_SCANS = 200
@@ -199,12 +199,32 @@ def labelled_scores(
 
 
 def calibrate(
-    cache: ImageTextCache, draw: LabelDraw, *, progress: Callable[[int, int], None] | None = None
+    cache: ImageTextCache,
+    draw: LabelDraw,
+    *,
+    balance: float = 0.0,
+    min_precision: float = MIN_PRECISION,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Calibrate the scores of a cache by the label draw of its source, which alone is read of the truth.
+
+    Args:
+        cache: of the source that the draw was made from.
+        draw: the labels.
+        balance: how far rare classes are helped, 0..1, see `Calibration`.
+        min_precision: a class that is less precise is switched off.
+        progress: called with labelled scans done and all.
 
     Raises:
         ConfigError: a labelled scan has no scores, or no label is in view.
     """
     scores, labels, groups = labelled_scores(cache, draw, progress)
-    return fit_calibration(scores, labels, cache.head.classes, scale=cache.head.logit_scale, groups=groups)
+    return fit_calibration(
+        scores,
+        labels,
+        cache.head.classes,
+        scale=cache.head.logit_scale,
+        groups=groups,
+        balance=balance,
+        min_precision=min_precision,
+    )

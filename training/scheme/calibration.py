@@ -19,7 +19,7 @@ from mdkt_ros.errors import ConfigError
 
 ABSENT = -1.0
 """Score of a class that is not in the image."""
-MIN_PRECISION = 0.4
+MIN_PRECISION = 0.3
 """Precision below which a class is switched off."""
 _PRIOR_LABELS = 4.0
 """Labels that the prior precision counts as."""
@@ -48,12 +48,15 @@ class Calibration:
         method: temperature | bias | matrix, what the labels could pay for.
         scale: factor on the scores before the map, the model's own logit scale.
         matrix: (C, C) float64, and bias (C,): logits = (scale * scores, centred) @ matrix + bias.
-        precision: (C,) float64 on labels that the map was not fitted to, shrunk where they are few.
+        frequency: (C,) float64 of the classes among the labels, smoothed.
+        balance: power of the frequency that probabilities are divided by: 0 as frequent as they are, so that a rare
+            class is hardly ever named; 1 as if all were alike, so that it is named too often.
+        precision: (C,) float64 of what is named, on labels that the map was not fitted to, shrunk where they are few.
         kept: (C,) bool, classes that are not switched off.
         labels: (C,) int64 labelled points in view.
         predicted: (C,) int64 labelled points in view that the model gives the class.
-        loss: mean negative log likelihood of the labels, by the model's own scale, and calibrated; both on labels
-            that were not fitted to.
+        loss: mean negative log likelihood of the labels, by the model's own scale, and calibrated without `balance`;
+            both on labels that were not fitted to.
     """
 
     names: tuple[str, ...]
@@ -61,6 +64,8 @@ class Calibration:
     scale: float
     matrix: Floats
     bias: Floats
+    frequency: Floats
+    balance: float
     precision: Floats
     kept: npt.NDArray[np.bool_]
     labels: npt.NDArray[np.int64]
@@ -73,7 +78,8 @@ class Calibration:
         The weight of a point is the precision of its likeliest class, 0 where that is switched off.
         """
         inputs, absent = _inputs(scores, self.scale)
-        probability = _softmax(inputs @ self.matrix + self.bias, absent)
+        logits = inputs @ self.matrix + self.bias - self.balance * np.log(self.frequency)
+        probability = _softmax(logits, absent)
         weight = np.where(self.kept, self.precision, 0.0)[probability.argmax(1)]
         return probability.astype(np.float32), weight.astype(np.float32)
 
@@ -84,10 +90,12 @@ class Calibration:
             "scale": self.scale,
             "loss_raw": self.loss[0],
             "loss": self.loss[1],
+            "balance": self.balance,
             "matrix": self.matrix.tolist(),
             "classes": {
                 name: {
                     "bias": float(self.bias[i]),
+                    "frequency": float(self.frequency[i]),
                     "precision": float(self.precision[i]),
                     "kept": bool(self.kept[i]),
                     "labels": int(self.labels[i]),
@@ -108,6 +116,8 @@ class Calibration:
                 scale=float(data["scale"]),
                 matrix=np.array(data["matrix"], dtype=np.float64).reshape(len(rows), len(rows)),
                 bias=np.array([row["bias"] for row in rows], dtype=np.float64),
+                frequency=np.array([row["frequency"] for row in rows], dtype=np.float64),
+                balance=float(data["balance"]),
                 precision=np.array([row["precision"] for row in rows], dtype=np.float64),
                 kept=np.array([row["kept"] for row in rows], dtype=np.bool_),
                 labels=np.array([row["labels"] for row in rows], dtype=np.int64),
@@ -125,6 +135,7 @@ def fit_calibration(
     *,
     scale: float = 100.0,
     groups: npt.NDArray[np.integer[Any]] | None = None,
+    balance: float = 0.0,
     min_precision: float = MIN_PRECISION,
     seed: int = 0,
 ) -> Calibration:
@@ -136,6 +147,7 @@ def fit_calibration(
         names: of the classes.
         scale: the model's own logit scale, which the map starts from.
         groups: (L,) scan of each label; labels of one scan are never on both sides of the check.
+        balance: how far rare classes are helped, see `Calibration`.
         min_precision: below it a class is switched off.
         seed: of the choice of folds, and of labels where there are more than the map can use.
 
@@ -159,7 +171,9 @@ def fit_calibration(
     matrix, bias = _fit(inputs[some], absent[some], truth[some], best)
     held_out = _softmax(inputs @ matrix + bias, absent)
     held_out[some] = part
-    guess = held_out.argmax(1)
+    counts = np.bincount(truth, minlength=classes)
+    frequency = (counts + 1) / (counts + 1).sum()
+    guess = (held_out / frequency**balance).argmax(1)
     predicted = np.bincount(guess, minlength=classes)
     precision = _shrunk_precision(np.bincount(guess[guess == truth], minlength=classes), predicted)
     return Calibration(
@@ -168,9 +182,11 @@ def fit_calibration(
         scale=scale,
         matrix=matrix,
         bias=bias,
+        frequency=frequency,
+        balance=balance,
         precision=precision,
         kept=precision >= min_precision,
-        labels=np.bincount(truth, minlength=classes),
+        labels=counts,
         predicted=predicted,
         loss=(float(_losses(_softmax(inputs, absent), truth).mean()), float(_losses(held_out, truth).mean())),
     )
