@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,6 +13,9 @@ from rich.console import Console
 
 from mdkt_ros.output import atomic_output
 from mdkt_ros.segmenter import SHIPPED, Segmenter
+
+SHOWN = 10
+"""Scans on the page, and with an image."""
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -26,18 +30,23 @@ def run_demo(
     force: bool,
     console: Console,
     progress: Progress,
+    workers: int | None = None,
 ) -> None:
-    """Leave in `out`: `town/` (the drive as a data set), `drive/` (rosbag2), `labelled/` (rosbag2 with the labels),
-    `table.json`, `report.html`, `birdseye.png`, `overlay.png`, `perspective.png`.
+    """Leave in `out`: `drive/` (rosbag2), `labelled/` (rosbag2 with the labels), `table.json`, `report.html`,
+    `birdseye.png`, `overlay.png`, `perspective.png`.
+
+    Only the scans that the page shows have an image: rendering them all would take longer than all else.
+
+    Args:
+        workers: processes that make the drive; by default as many as there are cores, at most 4.
 
     Raises:
         OutputError: `out` exists and `force` is false.
         CheckpointError: the checkpoint cannot be used.
     """
-    from mdkt_ros.drive import open_drive
     from mdkt_ros.drive.convert import convert
-    from mdkt_ros.drive.synthetic import synthesize
-    from mdkt_ros.render.page import page_for_path
+    from mdkt_ros.drive.synthetic.ahead import AheadDrive
+    from mdkt_ros.render.page import page_for_path, spread
     from mdkt_ros.render.picture import PICTURES, picture_for_path
     from mdkt_ros.report import print_summary, summary_json
     from mdkt_ros.segment_drive import segment_path
@@ -53,15 +62,18 @@ def run_demo(
             nonlocal started
             seconds[name], started = time.perf_counter() - started, time.perf_counter()
 
-        with progress(f"Driving through town {seed}") as done:
-            synthesize(folder / "town", seed=seed, scans=scans, rate_hz=2.0, progress=done)
-        lap("synthesize")
-        with progress("Recording a rosbag2") as done:
-            convert(open_drive(folder / "town"), folder / "drive", progress=done)
-        lap("convert")
+        shown = spread(scans, SHOWN)
+        workers = workers or min(os.cpu_count() or 1, 4)
+        with progress(f"Building town {seed}"):
+            town = AheadDrive(seed, scans=scans, rate_hz=2.0, workers=workers, pictured=shown)
+        lap("town")
+        with town, progress("Driving through it, recording a rosbag2") as done:
+            convert(town, folder / "drive", progress=done)
+        lap("record")
         with progress("Labelling the bag") as done:
             summary = segment_path(folder / "drive", folder / "labelled", segmenter, progress=done)
         lap("segment")
+        some = shown[3 * len(shown) // 4]
         with progress("Drawing") as done:
             page_for_path(
                 folder / "labelled",
@@ -69,10 +81,11 @@ def run_demo(
                 summary=summary,
                 title=f"A drive through town {seed}",
                 facts=[("Checkpoint", checkpoint.name if checkpoint else SHIPPED)],
+                limit=SHOWN,
                 progress=done,
             )
             for kind in PICTURES:
-                picture_for_path(folder / "labelled", folder / f"{kind}.png", kind, scan=3 * summary.frames // 4)
+                picture_for_path(folder / "labelled", folder / f"{kind}.png", kind, scan=some)
         lap("draw")
         document = {"seed": seed, **summary_json(summary), "seconds": seconds}
         (folder / "table.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

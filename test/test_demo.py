@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +17,21 @@ from rich.console import Console
 from rosbags.highlevel import AnyReader
 from small_models import random_meta, random_network
 
-import mdkt_ros.drive.synthetic
+import mdkt_ros.demo
+import mdkt_ros.drive.synthetic.ahead
 import mdkt_ros.render.picture
 from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.cloud import parse_pointcloud2
 from mdkt_ros.demo import run_demo
 from mdkt_ros.drive.bag import BagDrive
+from mdkt_ros.drive.synthetic import SyntheticDrive
 from mdkt_ros.errors import CheckpointError, OutputError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import build_network
 from mdkt_ros.render.perspective import perspective
 
 LABELS = LabelSpace.load("semantickitti")
-SEED, SCANS = 2001, 2
+SEED, SCANS, SHOWN = 2001, 3, 2
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +46,17 @@ class Titles(list):
 def demo(out: Path, checkpoint: Path, *, force: bool = False) -> tuple[str, Titles]:
     """What it printed, and the progress that it told."""
     console, titles = Console(file=io.StringIO(), width=160), Titles()
-    options = {"seed": SEED, "scans": SCANS, "device": "cpu"}
+    options = {"seed": SEED, "scans": SCANS, "device": "cpu", "workers": 1}
     run_demo(out, checkpoint=checkpoint, force=force, console=console, progress=titles, **options)
     return console.file.getvalue(), titles
+
+
+@pytest.fixture(scope="module")
+def few_pictures():
+    """The page shows two scans of the three, so that one has no image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mdkt_ros.demo, "SHOWN", SHOWN)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +72,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def left(tmp_path_factory, checkpoint) -> tuple[Path, str, Titles]:
+def left(tmp_path_factory, checkpoint, few_pictures) -> tuple[Path, str, Titles]:
     """A demo's folder (in one that it has to make), what it printed, its progress."""
     out = tmp_path_factory.mktemp("demo") / "new" / "out"
     return (out, *demo(out, checkpoint))
@@ -71,29 +80,29 @@ def left(tmp_path_factory, checkpoint) -> tuple[Path, str, Titles]:
 
 @pytest.fixture
 def quick(monkeypatch, left):
-    """The town of the demo above again, without building it."""
-    monkeypatch.setattr(
-        mdkt_ros.drive.synthetic, "synthesize", lambda out, **_: shutil.copytree(left[0] / "town", out) and None
-    )
+    """The drive of the demo above again, without building its town."""
+    monkeypatch.setattr(mdkt_ros.drive.synthetic.ahead, "AheadDrive", lambda *_, **__: BagDrive(left[0] / "drive"))
 
 
 def test_what_it_leaves(left):
     out, printed, progress = left
     assert {path.name for path in out.iterdir()} == {
-        "town", "drive", "labelled", "table.json", "report.html", "birdseye.png", "overlay.png", "perspective.png",
+        "drive", "labelled", "table.json", "report.html", "birdseye.png", "overlay.png", "perspective.png",
     }  # fmt: skip
     assert [path.name for path in out.parent.iterdir()] == ["out"]
-    assert len(list((out / "town" / "sequences" / "08" / "velodyne").iterdir())) == SCANS
+    with BagDrive(out / "drive") as drive:
+        assert [len(drive[index].views) for index in range(SCANS)] == [1, 0, 1]
     assert (out / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     for name in ("birdseye", "overlay", "perspective"):
         with Image.open(out / f"{name}.png") as picture:
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
     assert [title for title in progress if isinstance(title, str)] == [
-        f"Driving through town {SEED}", "Recording a rosbag2", "Labelling the bag", "Drawing",
+        f"Building town {SEED}", "Driving through it, recording a rosbag2", "Labelling the bag", "Drawing",
     ]  # fmt: skip
-    assert progress.count((SCANS, SCANS)) == 4
+    assert progress.count((SCANS, SCANS)) == 2
+    assert progress.count((SHOWN, SHOWN)) == 1
     table = json.loads((out / "table.json").read_text())
-    assert list(table["seconds"]) == ["synthesize", "convert", "segment", "draw"]
+    assert list(table["seconds"]) == ["town", "record", "segment", "draw"]
     assert (table["seed"], table["scans"], table["skipped"], table["notes"]) == (SEED, SCANS, {}, [])
     assert f"{SCANS} scans, {table['points']:,} points" in printed
     assert re.search(rf"mean of the \d+ classes present .* {100 * table['miou']:.1f} ", printed)
@@ -104,10 +113,12 @@ def test_the_table_is_what_counting_the_labelled_bag_gives(left):
     with AnyReader([out / "labelled"]) as reader:
         connections = [c for c in reader.connections if c.topic == "/segment/output/segmentation"]
         clouds = [parse_pointcloud2(reader.deserialize(raw, c.msgtype)) for c, _, raw in reader.messages(connections)]
-    town = out / "town" / "sequences" / "08"
-    scans = [np.fromfile(path, "<f4").reshape(-1, 4) for path in sorted((town / "velodyne").iterdir())]
-    assert [np.array_equal(cloud.xyz(), scan[:, :3]) for cloud, scan in zip(clouds, scans, strict=True)] == [True] * 2
-    raw = np.concatenate([np.fromfile(path, "<u4") & 0xFFFF for path in sorted((town / "labels").iterdir())])
+    town = SyntheticDrive(SEED, scans=SCANS, rate_hz=2.0)
+    frames = [town[index] for index in range(SCANS)]
+    assert [np.array_equal(cloud.xyz(), frame.points) for cloud, frame in zip(clouds, frames, strict=True)] == [
+        True
+    ] * 3
+    raw = np.concatenate([frame.raw_labels for frame in frames])
     predicted = np.concatenate([cloud.columns["class_id"] for cloud in clouds])
     table = json.loads((out / "table.json").read_text())
     assert (table["points"], table["not_labelled"]) == (len(raw), int((predicted == 255).sum()))
@@ -173,13 +184,13 @@ def test_a_checkpoint_of_other_classes_and_axes(tmp_path, quick):
     assert list(table["classes"]) == list(nuscenes.names)
     assert "miou" not in table
     with BagDrive(tmp_path / "out" / "labelled") as drive:
-        expected = perspective(drive[3 * SCANS // 4].points, drive.prediction(3 * SCANS // 4), nuscenes, legend=True)
+        expected = perspective(drive[SCANS - 1].points, drive.prediction(SCANS - 1), nuscenes, legend=True)
     with Image.open(tmp_path / "out" / "perspective.png") as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(expected))
 
 
 def test_a_checkpoint_that_is_none_costs_no_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(mdkt_ros.drive.synthetic, "synthesize", None)
+    monkeypatch.setattr(mdkt_ros.drive.synthetic.ahead, "AheadDrive", None)
     (tmp_path / "bad.safetensors").write_bytes(b"bad")
     with pytest.raises(CheckpointError, match=r"bad\.safetensors"):
         demo(tmp_path / "out", tmp_path / "bad.safetensors")

@@ -63,8 +63,7 @@ def page_for_path(
         count = len(source.drive)
         # Where the drive was labelled in part, that part is what one wants to see.
         scans = np.array(source.labelled or range(count))
-        at = np.unique(np.linspace(0, len(scans) - 1, min(max(limit, 1), len(scans))).round().astype(int))
-        chosen = scans[at].tolist()
+        chosen = scans[spread(len(scans), limit)].tolist()
         shown = f"{len(chosen)} of {count}" if len(chosen) < count else f"{count}"
         remarks: list[str] = []
         whole = summary is not None and summary.confusion is not None
@@ -83,6 +82,12 @@ def page_for_path(
             force=force,
             progress=None if progress is None else lambda done, _: progress(done, len(chosen)),
         )
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """`limit` of `count` positions at most, spread evenly; the first and the last among them."""
+    at: list[int] = np.unique(np.linspace(0, count - 1, min(max(limit, 1), count)).round().astype(int)).tolist()
+    return at
 
 
 def _readable(source: Source, chosen: Sequence[int], remarks: list[str]) -> Iterator[PageFrame]:
