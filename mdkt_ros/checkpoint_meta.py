@@ -28,6 +28,7 @@ class OpenVocabulary:
         weights: fingerprint of its weights; empty: not known.
         prompts: the templates, each with `{}` in the place of the word.
         hidden, dim: channels of the projection head's inner layer, and of the embeddings.
+        temperature: that the training divided cosines by.
     """
 
     model: str
@@ -36,6 +37,7 @@ class OpenVocabulary:
     prompts: tuple[str, ...]
     hidden: int
     dim: int
+    temperature: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,8 @@ class CheckpointMeta:
             "data": self.data,
         }
         if self.open_vocabulary is not None:
-            document["open_vocabulary"] = asdict(self.open_vocabulary)
+            stated = asdict(self.open_vocabulary)
+            document["open_vocabulary"] = {**stated, "prompts": list(self.open_vocabulary.prompts)}
         return document
 
     @classmethod
@@ -155,7 +158,10 @@ def _open_vocabulary(root: _Section) -> OpenVocabulary:
     if not prompts or not all(isinstance(prompt, str) and "{}" in prompt for prompt in prompts):
         raise part.error("prompts", "must be a list of texts that hold {}")
     model, pretrained, weights = (part.take(key, str) for key in ("model", "pretrained", "weights"))
-    return OpenVocabulary(model, pretrained, weights, tuple(prompts), hidden, dim)
+    temperature = part.number("temperature")
+    if not temperature > 0:
+        raise part.error("temperature", f"{temperature:g} is not positive")
+    return OpenVocabulary(model, pretrained, weights, tuple(prompts), hidden, dim, temperature)
 
 
 class _Section:

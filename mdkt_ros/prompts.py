@@ -1,4 +1,4 @@
-"""Points by name: how near each point lies to words that nobody trained the classes on, from the LiDAR alone.
+"""Points by name: how well words fit each point, also words that no class has, from the LiDAR alone.
 
 The checkpoint holds the text embeddings of its own classes' words, so those need nothing else. Any other prompt is
 embedded by the text model that the training used, which is loaded for that and then forgotten.
@@ -23,9 +23,6 @@ from mdkt_ros.errors import CheckpointError, ConfigError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.projection import ProjectionHead, cosines
 
-LOWEST = -1.0
-"""Score of a point that no voxel holds: that of the opposite of what was asked for."""
-
 
 class PromptWarning(UserWarning):
     """The text model does not know a word of a prompt."""
@@ -37,9 +34,10 @@ class PromptScores:
 
     Attributes:
         prompts: as they were given.
-        score: (N, P) float32 cosine, -1 .. 1, of the point's embedding with the prompt's; -1 where not labelled.
-        nearest: (N, P) bool, whether the point lies nearer to the prompt than to any class of the label space (but one
-            that the prompt itself is a word of).
+        score: (N, P) float32, 0 .. 1: the probability of the prompt beside all classes of the label space but one that
+            it is itself a word of, as the training's softmax has it; 0 where not labelled. (The cosine of point and
+            prompt alone ranks points half as well: some points are near to all texts, some to none.)
+        nearest: (N, P) bool, whether the point lies nearer to the prompt than to any of those classes.
     """
 
     prompts: tuple[str, ...]
@@ -69,12 +67,19 @@ class PromptScorer:
         prompts: as they were given.
         head, texts: the projection head, and the prompts' unit embeddings (P, D).
         classes, rivals: unit embeddings (C, D) of the classes, and (P, C) bool: those that are not the prompt itself.
+        temperature: that the training divided cosines by.
     """
 
     def __init__(
-        self, prompts: Sequence[str], head: ProjectionHead, texts: Tensor, classes: Tensor, rivals: Tensor
+        self,
+        prompts: Sequence[str],
+        head: ProjectionHead,
+        texts: Tensor,
+        classes: Tensor,
+        rivals: Tensor,
+        temperature: float,
     ) -> None:
-        self.prompts, self.head = tuple(prompts), head
+        self.prompts, self.head, self.temperature = tuple(prompts), head, temperature
         self.texts, self.classes, self.rivals = texts, classes, rivals
 
     @classmethod
@@ -121,20 +126,23 @@ class PromptScorer:
         if others:
             asked = [cleaned[i] for i in others]
             texts[others] = _embed(asked, str(path), meta, text_model, text_weights)
-        return cls(cleaned, head, texts.to(device), classes.to(device), rivals.to(device))
+        temperature = meta.open_vocabulary.temperature
+        return cls(cleaned, head, texts.to(device), classes.to(device), rivals.to(device), temperature)
 
     @torch.no_grad()
     def __call__(self, features: Tensor, row: Tensor) -> PromptScores:
         """Scores of N points by the decoder features at stride 1 (V, channels) and the points' rows (N,); -1: none."""
         count = len(self.prompts)
         cosine = cosines(self.head, features, torch.cat([self.texts, self.classes]))
-        score = cosine.new_full((len(features) + 1, count), LOWEST)
+        # One row more, because point rows of -1 index the last.
+        score = cosine.new_zeros(len(features) + 1, count)
         nearest = torch.zeros_like(score, dtype=torch.bool)
-        # Features that are not finite say nothing.
-        score[:-1] = torch.nan_to_num(cosine[:, :count], LOWEST).clamp_(-1, 1)
         for i, rivals in enumerate(self.rivals):
-            best = cosine[:, count:][:, rivals].amax(1) if rivals.any() else LOWEST
-            nearest[:-1, i] = cosine[:, i] > best
+            own, others = cosine[:, i], cosine[:, count:].masked_fill(~rivals, -torch.inf)
+            odds = own / self.temperature - torch.logsumexp(others / self.temperature, 1)
+            # Features that are not finite say nothing.
+            score[:-1, i] = odds.sigmoid().nan_to_num(0)
+            nearest[:-1, i] = own > others.amax(1)
         return PromptScores(self.prompts, score[row].cpu().numpy(), nearest[row].cpu().numpy())
 
 

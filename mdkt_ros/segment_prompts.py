@@ -16,7 +16,7 @@ FOLDER, INDEX = "prompts", "prompts.json"
 CUSTOM_KEY = "mdkt_ros.prompts"
 """Key of a bag's custom_data under which lies `describe`'s JSON."""
 
-MEANING = "cosine of the point's embedding with the prompt's, -1 .. 1; -1 where the point is not labelled"
+MEANING = "probability of the prompt beside all other classes, 0 .. 1; 0 where the point is not labelled"
 
 
 def describe(prompts: Sequence[str]) -> str:

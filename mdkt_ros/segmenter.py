@@ -63,7 +63,7 @@ class Segmentation:
 
     @property
     def prompt_score(self) -> npt.NDArray[np.float32]:
-        """(N, P) float32 cosine with each prompt, see `PromptScores`; P is 0 without prompts."""
+        """(N, P) float32, 0 .. 1, of each prompt, see `PromptScores`; P is 0 without prompts."""
         return np.zeros((len(self), 0), np.float32) if self.prompts is None else self.prompts.score
 
     def __len__(self) -> int:

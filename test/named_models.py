@@ -13,7 +13,7 @@ from mdkt_ros.checkpoint_meta import CheckpointMeta, OpenVocabulary
 from mdkt_ros.projection import ProjectionHead
 
 PROMPTS = ("a photo of a {}.", "a {}")
-HIDDEN, DIM = 7, 16
+HIDDEN, DIM, TAU = 7, 16, 0.07
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,7 @@ def projection(seed: int = 1) -> ProjectionHead:
 
 
 def words(weights: str = "") -> OpenVocabulary:
-    return OpenVocabulary("ViT-B-16", "street_tag", weights, PROMPTS, HIDDEN, DIM)
+    return OpenVocabulary("ViT-B-16", "street_tag", weights, PROMPTS, HIDDEN, DIM, TAU)
 
 
 def asked_by_name(**changes: Any) -> CheckpointMeta:

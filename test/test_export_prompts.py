@@ -74,6 +74,7 @@ def test_the_head_goes_out_when_asked(run: Path, tmp_path: Path):
     stated = meta.open_vocabulary
     assert stated is not None
     assert (stated.model, stated.weights) == ("local-dir:clip", "0123456789abcdef")
+    assert (stated.dim, stated.temperature) == (12, 0.07)
     assert stated.prompts == ("a photo of a {}.", "{}")
     # The network is the one that goes out without.
     for name, value in load_checkpoint(run / "model.safetensors")[0].state_dict().items():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from named_models import DIM, HIDDEN, PROMPTS, asked_by_name, projection, scan, unit, words
+from named_models import DIM, HIDDEN, PROMPTS, TAU, asked_by_name, projection, scan, unit, words
 from safetensors import safe_open
 from safetensors.torch import save_file
 from small_clip import VIT, write_clip
@@ -27,7 +27,7 @@ from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.info import describe
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.projection import ProjectionHead, cosines
-from mdkt_ros.prompts import PromptWarning, class_of, column_names
+from mdkt_ros.prompts import PromptScorer, PromptWarning, class_of, column_names
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.voxels import collate, voxelize
 
@@ -133,6 +133,7 @@ def test_what_does_not_fit_together_is_not_written(tmp_path: Path):
         ("dim", 10**9, "'open_vocabulary.dim': 1000000000 is not in 1"),
         ("dim", "16", "'open_vocabulary.dim': must be an integer"),
         ("prompts", [], "'open_vocabulary.prompts': must be a list of texts"),
+        ("temperature", 0, "'open_vocabulary.temperature': 0 is not positive"),
         ("model", None, "'open_vocabulary.model': must be a string"),
     ],
 )
@@ -205,7 +206,7 @@ def test_the_head_is_not_even_read(named: Path, monkeypatch: pytest.MonkeyPatch)
 # The scores
 
 
-def test_the_scores_are_cosines(named: Path):
+def test_the_scores_are_probabilities_beside_the_other_classes(named: Path):
     points, intensity = scan()
     prompts = ["Car", "traffic-sign", "  bicycle "]
     result = Segmenter.load(named, device="cpu", prompts=prompts).segment(points, intensity)
@@ -226,8 +227,10 @@ def test_the_scores_are_cosines(named: Path):
     own = [LABELS.index(name) for name in ("car", "traffic-sign", "bicycle")]
     inside = voxels.point_to_voxel >= 0
     row = voxels.point_to_voxel[inside]
-    np.testing.assert_allclose(result.prompt_score[inside], cosine[:, own][row], atol=2e-5)
-    assert (result.prompt_score[~inside] == -1).all()
+    # All three are classes, so beside the others they are what a softmax over all says.
+    odds = np.exp(cosine / TAU)
+    np.testing.assert_allclose(result.prompt_score[inside], (odds / odds.sum(1, keepdims=True))[row][:, own], atol=1e-4)
+    assert (result.prompt_score[~inside] == 0).all()
     assert not result.prompts.nearest[~inside].any()
     best = cosine[row].max(1)
     sure = np.sort(cosine[row])[:, -1] - np.sort(cosine[row])[:, -2] > 1e-4
@@ -249,7 +252,7 @@ def test_clouds_without_a_point_in_range(named: Path):
     segmenter = Segmenter.load(named, device="cpu", prompts=["car", "road"])
     for points in (np.zeros((0, 3), np.float32), np.full((4, 3), np.nan, np.float32)):
         result = segmenter.segment(points, np.zeros(len(points), np.float32))
-        assert result.prompt_score.tolist() == [[-1, -1]] * len(points)
+        assert result.prompt_score.tolist() == [[0, 0]] * len(points)
 
 
 def test_a_segmenter_for_another_sensor_keeps_the_prompts(named: Path):
@@ -292,9 +295,28 @@ def test_any_prompt_by_the_text_model(trained_with: Path, text_folder: str):
     voxels = voxelize(points, intensity, meta.grid)
     with torch.no_grad():
         embedding = projection()(network(collate([voxels])[0]).features[1].features)
-    expected = (embedding @ cone / cone.norm()).numpy()
+    texts = torch.cat([unit(19, DIM, seed=4), (cone / cone.norm())[None]])
+    expected = (embedding @ texts.t() / TAU).softmax(1)[:, -1].numpy()
     inside = voxels.point_to_voxel >= 0
-    np.testing.assert_allclose(result.prompt_score[inside, 0], expected[voxels.point_to_voxel[inside]], atol=2e-5)
+    np.testing.assert_allclose(result.prompt_score[inside, 0], expected[voxels.point_to_voxel[inside]], atol=1e-4)
+
+
+def test_the_only_class_there_is(tmp_path: Path):
+    scorer = PromptScorer(["car"], projection(), unit(1, DIM), unit(1, DIM), torch.zeros(1, 1, dtype=torch.bool), TAU)
+    scores = scorer(torch.randn(2, projection().in_channels), torch.tensor([0, 1, -1]))
+    assert scores.score.tolist() == [[1], [1], [0]]
+    assert scores.nearest.tolist() == [[True], [True], [False]]
+
+
+def test_features_that_are_not_finite():
+    scorer = PromptScorer(["car"], projection(), unit(1, DIM), unit(2, DIM), torch.ones(1, 2, dtype=torch.bool), TAU)
+    features = torch.full((3, projection().in_channels), torch.nan)
+    features[1] = torch.inf
+    features[2] = 1
+    scores = scorer(features, torch.arange(3))
+    assert scores.score[:2].tolist() == [[0], [0]]
+    assert 0 < scores.score[2, 0] < 1
+    assert not scores.nearest[:2].any()
 
 
 def test_words_that_the_text_model_lacks(trained_with: Path, text_folder: str):

@@ -125,6 +125,7 @@ def projection_of(state: RunState) -> tuple[ProjectionHead, Tensor, OpenVocabula
         prompts=tuple(str(prompt) for prompt in text_model["prompts"]),
         hidden=hidden,
         dim=dim,
+        temperature=state.config.contrast.temperature,
     )
     # A class that the text model has no word for is where its points are.
     texts = torch.where(part["known"].bool()[:, None], part["text"], part["prototypes"])
