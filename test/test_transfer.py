@@ -241,17 +241,6 @@ def test_parameter_groups():
     assert [g["lr_factor"] for g in make_models(offsets=0)[1].parameter_groups() if g["params"]] == [1.0, 1.0, 1.0]
 
 
-def test_looks():
-    network, transfer = make_models(learnt=False, heads=2, levels=3, offsets=2)
-    voxels = make_voxels()
-    looks = transfer.looks(network(voxels), voxels, torch.tensor([0, 5, 5]))
-    assert list(looks) == [8, 4, 2, 1]
-    for stride, look in looks.items():
-        assert look.offset.shape == (3, 2, 3, 2, 2)
-        assert look.strides == ((8, 16, 32) if stride == 8 else (4, 8, 16))
-    assert not make_models(offsets=0)[1].looks(network(voxels), voxels, torch.tensor([0]))
-
-
 @pytest.mark.parametrize("scales", [[], [16], [8, 8]])
 def test_scales_that_do_not_fit(scales):
     with pytest.raises(ConfigError, match=r"transfer\.scales = \["):

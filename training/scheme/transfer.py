@@ -15,7 +15,7 @@ from mdkt_ros.sparse import SparseTensor
 from training.data.pairs import Pairs
 from training.losses import Labelled, SegmentationLoss
 from training.scheme.config import TransferConfig
-from training.scheme.deformable import DeformableTransfer, Look, Pyramid
+from training.scheme.deformable import DeformableTransfer, Pyramid
 from training.scheme.fusion import Fusion, transfer_kl
 from training.scheme.image_network import ImageNetwork, ParameterGroup
 
@@ -131,7 +131,7 @@ class Transfer(nn.Module):
         """
         if not len(pairs):
             pairs = _no_images(pairs)
-        pyramid = self.pyramid(pairs)
+        pyramid = Pyramid(self.image_network(pairs.images), self.image_network.strides, pairs.image, pairs.pixel)
         fused, point = {}, {}
         for stride, scale in self._by_stride().items():
             rows = coarse_rows(voxels, output.features[stride], pairs.row)
@@ -141,21 +141,6 @@ class Transfer(nn.Module):
             # Empty tensors lead nowhere, yet other processes wait for the gradients of all parameters.
             image = image + sum(p.sum() * 0 for p in self.parameters() if p.requires_grad)
         return TransferOutput(fused, point, image)
-
-    def pyramid(self, pairs: Pairs) -> Pyramid:
-        """The image network's features of the pairs' images."""
-        return Pyramid(self.image_network(pairs.images), self.image_network.strides, pairs.image, pairs.pixel)
-
-    @torch.no_grad()
-    def looks(self, output: NetworkOutput, voxels: SparseTensor, rows: Tensor) -> dict[int, Look]:
-        """Where points look, by stride; empty for the one-to-one mapping. `rows`: (Q,) of their voxels in `voxels`."""
-        if not self.config.offsets:
-            return {}
-        looks = {}
-        for stride, scale in self._by_stride().items():
-            features = output.features[stride]
-            looks[stride] = scale.deformable.look(features.features[coarse_rows(voxels, features, rows)])
-        return looks
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """All parameters that learn: the image network's groups, the places of the deformable transfer, the rest."""
