@@ -11,6 +11,7 @@ import torch
 
 from mdkt_ros.camera import Camera
 from mdkt_ros.drive.frame import Frame, View
+from mdkt_ros.drive.semantickitti import SemanticKitti
 from mdkt_ros.errors import DriveError
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.voxels import VoxelGrid, voxelize
@@ -364,3 +365,26 @@ def test_a_batch_without_pairs():
     pairs = join(empty, voxelize(empty.points, empty.intensity, GRID), (part,))
     assert len(pairs) == 0
     assert pairs.images.shape == (0, 3, 1, 1)
+
+
+@pytest.mark.real
+def test_real_pairs_show_what_is_labelled(real_data: Path):
+    """Half-size image, mirrored or not: the pixels of vegetation are greener than those of road and building."""
+    drive = SemanticKitti(real_data / "semantickitti/sequences/07", image_calibration_size=(1226, 370))
+    scans = Source("semantickitti", real_data, ("velodyne/000964.bin",), drive.labels, drive)
+    frame = drive[0]
+    scan = make_scan("964", frame, np.asarray(frame.labels), 1.0)
+    voxels = voxelize(scan.points, scan.intensity, VoxelGrid(0.1, (-50, -50, -5), (50, 50, 3)))
+    for flip in (0.0, 1.0):
+        images = ImagesConfig(scale=0.5, color=0.1, flip=flip)
+        part = PairFinder(scans, images).find(0, rng(), frame)
+        assert part.images.shape == (1, 3, 100, 336)
+        assert len(part) == pytest.approx(0.127 * len(frame.points), rel=0.03)
+        pairs = join(scan, voxels, (part,))
+        colors = under(pairs).astype(float)
+        green = colors[:, 1] - colors[:, [0, 2]].mean(axis=1)
+        mean = {name: green[pairs.target == drive.labels.index(name)].mean() for name in ("vegetation", "road")}
+        assert mean["vegetation"] > mean["road"] + 3
+        unlabelled = join(replace(scan, target=np.full_like(scan.target, IGNORE)), voxels, (part,))
+        assert 0.3 < len(unlabelled) / len(pairs) < 0.95  # one a voxel
+        assert len(np.unique(unlabelled.row)) == len(unlabelled)
