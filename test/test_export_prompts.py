@@ -8,15 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_clip import VIT, write_clip
+from small_drives import kitti_frames
 from tiny_drive import TINY, write_folder
 from typer.testing import CliRunner
 
 from mdkt_ros.checkpoint import load_checkpoint, load_projection, read_meta
 from mdkt_ros.cli import app
-from mdkt_ros.errors import CheckpointError
+from mdkt_ros.drive.write_semantickitti import write_semantickitti
+from mdkt_ros.errors import CheckpointError, ConfigError
+from mdkt_ros.labels import LabelSpace
 from mdkt_ros.scan import read_scan
+from mdkt_ros.segment_drive import segment_path
+from mdkt_ros.segmenter import Segmenter
 from training.config import ContrastConfig
 from training.export import CONTRAST, export_state, make_network
+from training.export import main as export_main
+from training.pseudo_labels import main as pseudo_labels_main
 from training.scheme.contrast import SemanticContrast
 from training.state import RunState, load_state
 from training.train import main as train_main
@@ -111,3 +119,27 @@ def test_from_the_command_line(run: Path, tmp_path: Path):
     assert "by name" not in without.output
     unknown = CliRunner().invoke(app, [*arguments, "--force", "--prompt", "traffic cone"])
     assert "--text-model local-dir:FOLDER" in str(unknown.exception)
+
+
+@pytest.mark.slow
+def test_from_images_and_words_to_a_prompt(tmp_path: Path):
+    """The whole way: scores of the images, training with them, export, and a prompt that names no class."""
+    words = ["a", "photo", "of", "road", "building", "tree", "traffic", "cone"]
+    clip = write_clip(tmp_path / "clip", VIT, words)
+    root = tmp_path / "kitti"
+    write_semantickitti(root, kitti_frames(2), sequence="00", labels=LabelSpace.load("semantickitti"))
+    places = ["data.kind=semantickitti", f"data.root={root}", f"data.draws={tmp_path / 'draws'}"]
+    places += [f"pseudo.cache={tmp_path / 'scores'}", "images.scale=1"]
+    assert pseudo_labels_main(["--model", clip, *places]) == 0
+    settings = ["contrast.weight=0.1", "contrast.queue=8", "contrast.anchors=16", "pseudo.weight=0.5"]
+    settings += ["optim.steps=4", "optim.average=0.9", "schedule.labels_only=0.25", "schedule.ramp=0.25"]
+    assert train_main([*TINY, *places, *settings, f"out={tmp_path / 'run'}"]) == 0
+    model, scan = tmp_path / "model.safetensors", root / "sequences" / "00" / "velodyne" / "000000.bin"
+    assert export_main([str(tmp_path / "run"), str(model), "--open-vocabulary"]) == 0
+    segmenter = Segmenter.load(model, device="cpu", prompts=["traffic cone", "road"], text_model=clip)
+    segment_path(scan, tmp_path / "out.pcd", segmenter)
+    score = read_scan(tmp_path / "out.pcd").columns["prompt_traffic_cone"]
+    assert ((score > 0) & (score < 1)).any()
+    other = write_clip(tmp_path / "other", VIT, words, seed=1)
+    with pytest.raises(ConfigError, match="the prompts would mean something else"):
+        Segmenter.load(model, device="cpu", prompts=["traffic cone"], text_model=other)
