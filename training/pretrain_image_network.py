@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -21,10 +20,9 @@ from training.data.captions import content_words
 from training.data.crops import Crops
 from training.losses import TrainingError
 from training.optimization import learning_rate
-from training.pretrain_image_text import Batches, Progress, augment
+from training.pretrain_image_text import Batches, Progress, augment, word_head, word_loss, word_targets
 from training.scheme.backbone import make_backbone
 from training.scheme.image_network import STRIDES
-from training.scheme.tokenizer import split_words
 
 
 @dataclass
@@ -48,10 +46,10 @@ class WordClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, words: int) -> None:
+    def __init__(self, name: str, targets: Tensor) -> None:
         super().__init__()
         self.backbone: Any = make_backbone(name, STRIDES)
-        self.heads = nn.ModuleList(nn.Linear(count, words) for count in self.backbone.feature_info.channels())
+        self.heads = nn.ModuleList(word_head(count, targets) for count in self.backbone.feature_info.channels())
         # What build_image_network subtracts and divides by.
         mean, std = (self.backbone.pretrained_cfg[key] for key in ("mean", "std"))
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -62,15 +60,6 @@ class WordClassifier(nn.Module):
         """Logits (N, words) of each stage for images (N, 3, H, W) in 0..1, the last stage's at the end."""
         maps = self.backbone(((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
         return [head(stage.mean((2, 3))) for head, stage in zip(self.heads, maps, strict=True)]
-
-
-def word_targets(captions: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    """(N, words) float32: 1 where a caption uses a word that names a thing."""
-    column = {word: i for i, word in enumerate(content_words())}
-    targets = np.zeros((len(captions), len(column)), dtype=np.float32)
-    for row, caption in zip(targets, captions, strict=True):
-        row[[column[word] for word in split_words(caption) if word in column]] = 1
-    return targets
 
 
 def train_image_network(
@@ -96,13 +85,7 @@ def train_image_network(
     torch.manual_seed(seed)
     rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
     targets = torch.from_numpy(word_targets(crops.captions))
-    model = WordClassifier(config.name, targets.shape[1])
-    # A head starts at the words' frequencies, as if it had learnt them already.
-    frequent = targets.mean(0).clamp(1e-4, 0.5)
-    for head in model.heads:
-        nn.init.normal_(head.weight, std=0.01)  # type: ignore[arg-type]
-        with torch.no_grad():
-            head.bias.copy_(torch.log(frequent / (1 - frequent)))  # type: ignore[operator]
+    model = WordClassifier(config.name, targets)
     steps = max(round(config.epochs * len(targets) / config.batch_size), 1)
     optimizer = torch.optim.AdamW(
         [
@@ -122,11 +105,7 @@ def train_image_network(
         with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             logits = model(images.to(device))
         wanted = targets[torch.from_numpy(index)].to(device)
-        # Summed over the words: a mean would be all but nothing, so few are the words of a caption.
-        parts = [
-            nn.functional.binary_cross_entropy_with_logits(stage.float(), wanted, reduction="sum") / len(wanted)
-            for stage in logits
-        ]
+        parts = [word_loss(stage, wanted) for stage in logits]
         losses.append(float(parts[-1].detach()))
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"step {step}: the loss of the crops' words is {losses[-1]}; lower image_network.lr")

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from training.data.captions import caption_tokenizer
+from training.data.captions import caption_tokenizer, content_words
 from training.data.crops import Crops
 from training.losses import TrainingError
 from training.optimization import learning_rate
-from training.scheme.tokenizer import UNKNOWN, WordTokenizer
+from training.scheme.tokenizer import UNKNOWN, WordTokenizer, split_words
 from training.scheme.vision_ops import import_open_clip
 
 MEAN, DEVIATION = (0.42, 0.42, 0.40), (0.22, 0.22, 0.22)
@@ -41,12 +41,13 @@ class ImageTextConfig:
     dim: int = 128  # of the space that both towers share
     text_width: int = 128
     text_layers: int = 2
-    batch_size: int = 256
+    batch_size: int = 64
     epochs: float = 8.0  # passes over the crops; fractions are allowed
     lr: float = 1e-3
     weight_decay: float = 0.1
     warmup: float = 0.05  # share of the steps
     unknown: float = 0.02  # share of the words that are hidden, so that an unknown one does no harm
+    words: float = 0.5  # weight of telling the caption's words from the image alone
     color: float = 0.2  # brightness, contrast and saturation, uniform in 1 +-
 
 
@@ -102,8 +103,12 @@ def train_image_text(
     model.to(device)
     tokens = tokenizer(crops.captions)
     steps = max(round(config.epochs * len(crops.images) / config.batch_size), 1)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    # Few crops teach two towers little; the words of a caption one by one teach the image tower more.
+    targets = torch.from_numpy(word_targets(crops.captions))
+    reader = word_head(config.dim, targets).to(device)
+    parameters = [*model.parameters(), *reader.parameters()]
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=config.lr,
@@ -125,14 +130,22 @@ def train_image_text(
         # The fused attention kernel of the CPU is slow backwards on so few tokens.
         fused = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
         with fused, torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            image_features, text_features, scale = model(images.to(device), text.to(device))
-        loss = criterion(image_features.float(), text_features.float(), scale.float())
+            image_features = model.encode_image(images.to(device))  # type: ignore[operator]
+            text_features = model.encode_text(text.to(device), normalize=True)  # type: ignore[operator]
+        image_features = image_features.float()
+        read = reader(nn.functional.normalize(image_features, dim=-1) * config.dim**0.5)
+        wanted = targets[torch.from_numpy(index)].to(device)
+        loss = criterion(
+            nn.functional.normalize(image_features, dim=-1),
+            text_features.float(),
+            model.logit_scale.exp(),  # type: ignore[operator]
+        ) + config.words * word_loss(read, wanted)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"step {step}: the loss of crops and captions is {losses[-1]}; lower image_text.lr")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, float(np.log(100)))  # type: ignore[operator]
@@ -154,6 +167,31 @@ class Batches:
             self._left = self._rng.permutation(self._count)
         batch, self._left = self._left[: self._size], self._left[self._size :]
         return batch
+
+
+def word_targets(captions: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    """(N, words) float32: 1 where a caption uses a word that names a thing."""
+    column = {word: i for i, word in enumerate(content_words())}
+    targets = np.zeros((len(captions), len(column)), dtype=np.float32)
+    for row, caption in zip(targets, captions, strict=True):
+        row[[column[word] for word in split_words(caption) if word in column]] = 1
+    return targets
+
+
+def word_head(channels: int, targets: Tensor) -> nn.Linear:
+    """A linear layer to logits of words; it starts at their frequencies in targets (N, W), as if it had learnt them."""
+    head = nn.Linear(channels, targets.shape[1])
+    nn.init.normal_(head.weight, std=0.01)
+    share = targets.mean(0).clamp(1e-4, 0.5)
+    with torch.no_grad():
+        head.bias.copy_(torch.log(share / (1 - share)))
+    return head
+
+
+def word_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of words (N, W), mean over the crops; a mean over words would be all but nothing."""
+    total = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+    return total / max(len(targets), 1)
 
 
 def augment(images: npt.NDArray[np.uint8], size: int, color: float, rng: np.random.Generator) -> Tensor:

@@ -15,7 +15,7 @@ from mdkt_ros.drive.synthetic.kinds import THINGS, Kind
 from mdkt_ros.drive.synthetic.light import draw_light
 from mdkt_ros.drive.synthetic.rig import Mount
 from mdkt_ros.drive.synthetic.scene import Moment
-from mdkt_ros.drive.synthetic.town import build_town, stream
+from mdkt_ros.drive.synthetic.town import Town, stream
 from training.data.captions import SKY
 
 Array = npt.NDArray[np.float64]
@@ -62,9 +62,9 @@ class View(NamedTuple):
 class Views:
     """Iterates over the views of the town of a seed."""
 
-    def __init__(self, seed: int, settings: ViewSettings) -> None:
+    def __init__(self, seed: int, settings: ViewSettings, town: Town | None = None) -> None:
         self.settings, self.rng = settings, stream(seed, 40)
-        self._drive = SyntheticDrive(seed, scans=_SCANS, rate_hz=_RATE, images=False, town=build_town(seed))
+        self._drive = SyntheticDrive(seed, scans=_SCANS, rate_hz=_RATE, images=False, town=town)
         static = self._drive.town.static
         self._standing = {kind: np.flatnonzero(static.kind == kind) for kind in sorted(_STANDING)}
 

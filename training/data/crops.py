@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mdkt_ros.drive.synthetic.kinds import Kind
+from mdkt_ros.drive.synthetic.town import Town
 from mdkt_ros.errors import DriveError
 from mdkt_ros.output import atomic_output
 from training.data.captions import PHRASES, SKY, Subject, write_caption
@@ -70,16 +71,16 @@ class Crops(NamedTuple):
 
 
 class Shots(NamedTuple):
-    """What a photographer knows of his crops, to be forgotten: the main subject, and whether the caption is another's."""
+    """What a photographer knows and does not tell: the main subject, and whether the caption is another photo's."""
 
     crops: Crops
     main: tuple[Subject, ...]
     wrong: npt.NDArray[np.bool_]
 
 
-def photograph(seed: int, config: CropConfig) -> Shots:
-    """Crops of the town of a seed; the same seed and settings give the same."""
-    views = Views(seed, ViewSettings(config.drive_views, config.thing_views))
+def photograph(seed: int, config: CropConfig, town: Town | None = None) -> Shots:
+    """Crops of the town of a seed; the same seed and settings give the same. `town`: where it is built already."""
+    views = Views(seed, ViewSettings(config.drive_views, config.thing_views), town)
     rng = views.rng
     count = np.zeros(SKY + 1)
     images: list[npt.NDArray[np.uint8]] = []
