@@ -20,12 +20,13 @@ import itertools
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def perform(run: Run, experiment: Experiment) -> Row:
         "support": {name: figures["points"] for name, figures in result["classes"].items()},
         "step_ms": step_ms,
         "minutes": minutes,
-        "cpu_minutes": round(cpu_seconds / 60, 2),
+        "cpu_minutes": None if cpu_seconds is None else round(cpu_seconds / 60, 2),
         **_origins(config),
         "machine": _machine(config.device, experiment.threads),
         "date": datetime.date.today().isoformat(),
@@ -123,11 +124,12 @@ def perform(run: Run, experiment: Experiment) -> Row:
     }
 
 
-def _train(run: Run, experiment: Experiment, out: Path) -> float:
-    """Run train.py to its end, from where it was if it was begun. Returns its processor seconds."""
+def _train(run: Run, experiment: Experiment, out: Path) -> float | None:
+    """Run train.py to its end, from where it was if it was begun. Returns its processor seconds if all were here."""
     command = [sys.executable, str(ROOT / "training" / "train.py"), "--config", str(experiment.recipe)]
     command += [*run.overrides(), *experiment.more, f"out={out}"]
-    if (out / "state.safetensors").is_file():
+    resumed = (out / "state.safetensors").is_file()
+    if resumed:
         command.append("resume=true")
     elif out.exists():
         command.append("force=true")
@@ -142,6 +144,8 @@ def _train(run: Run, experiment: Experiment, out: Path) -> float:
     if done.returncode:
         raise TrainingError(f"{run}: {said[-1] if said else f'exit code {done.returncode}'} ({out}.log)")
     after = os.times()
+    if resumed:
+        return None
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
@@ -200,27 +204,37 @@ def missing(runs: Sequence[Run], experiment: Experiment, *, force: bool) -> list
     return [run for run in runs if run.key not in rows]
 
 
+def _let_training_stop() -> None:
+    """Ctrl-C reaches the training itself, which leaves a state; its parent has to wait for that."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
 def run_all(runs: Sequence[Run], experiment: Experiment, jobs: int) -> int:
     """Make the rows of some runs, `jobs` at a time. Returns how many failed; the others' rows are there."""
-    failed = 0
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
-    with pool:
-        pending = {pool.submit(perform, run, experiment): run for run in runs}
-        try:
-            for job in as_completed(pending):
-                run = pending[job]
-                try:
-                    row = job.result()
-                except MdktError as error:
-                    failed += 1
-                    console.print(f"failed: {error}", style="red", highlight=False)
-                    continue
-                put_row(experiment.results, row, lambda old, key=run.key: _key(old) == key, _place)  # type: ignore[misc]
-                console.print(f"{run}: mIoU {100 * row['miou']:.1f} % after {row['minutes']:.1f} minutes")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    failed, left = 0, list(runs)
+    pending: dict[Future[Row], Run] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_let_training_stop) as pool:
+        while left or pending:
+            # No more than are worked on: what waits in the pool would begin after Ctrl-C.
+            while left and len(pending) < jobs:
+                run = left.pop(0)
+                pending[pool.submit(perform, run, experiment)] = run
+            for job in wait(pending, return_when=FIRST_COMPLETED).done:
+                failed += not _keep(job, pending.pop(job), experiment)
     return failed
+
+
+def _keep(job: Future[Row], run: Run, experiment: Experiment) -> bool:
+    """Store the row of a run that is done. Returns whether it went well."""
+    try:
+        row = job.result()
+    except MdktError as error:
+        console.print(f"failed: {error}", style="red", highlight=False)
+        return False
+    put_row(experiment.results, row, lambda old: _key(old) == run.key, _place)
+    console.print(f"{run}: mIoU {100 * row['miou']:.1f} % after {row['minutes']:.1f} minutes")
+    return True
 
 
 def write_report(experiment: Experiment, *, plots: bool) -> None:

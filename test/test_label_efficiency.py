@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +23,9 @@ from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, OutputError
 from training.config import flatten
 from training.losses import TrainingError
+from training.state import load_state
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def row(method: str, budget: float, seed: int, miou: float, **more: object) -> dict:
@@ -234,6 +242,30 @@ def test_a_run_from_recipe_to_row(small: Experiment, tmp_path: Path):
     put_row(small.results, result, lambda old: False, lambda r: r["seed"])
     write_report(small, plots=False)
     assert "| labels only | 10 | 1 |" in small.results.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_goes_on(small: Experiment, tmp_path: Path):
+    command = [sys.executable, str(ROOT / "bench" / "label_efficiency.py"), "--recipe", str(small.recipe), "--no-plots"]
+    command += ["--results", str(small.results), "--runs", str(small.runs), "--only", "labels_only", "--seed", "0", "1"]
+    command += ["--budget", "10", "--set", "device=cpu", "optim.steps=400"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    logs: list[Path] = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment) as run:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (logs and logs[0].read_text().count("\n") > 3):
+            logs = [*small.runs.glob("*/*/log.csv")]
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)
+        error = run.communicate(timeout=120)[1]
+    assert run.returncode == 130, error
+    assert "the runs go on where they were" in error
+    assert "Traceback" not in error
+    assert read_rows(small.results) == []
+    # The one that ran has a state, the other was not begun.
+    (state,) = small.runs.glob("*/*/state.safetensors")
+    step = load_state(state).step
+    assert 3 <= step == logs[0].read_text().count("\n") - 1 < 400
 
 
 @pytest.mark.slow
