@@ -41,7 +41,8 @@ def segment_bag(
     Storage, compression, and all other topics with their definitions and quality of service stay as they are; the
     labels of a cloud are recorded at the cloud's own time. A cloud that cannot be read is counted and left without
     labels. The scores of prompts are fields `prompt_...` of the labelled cloud, from byte 24 on; which is which is
-    noted in the bag's custom_data. See `segment_path` for the parameters; with `limit`, the copy ends after so many clouds.
+    noted in the bag's custom_data. See `segment_path` for the parameters; with `limit`, the copy ends after so many
+    clouds.
 
     Raises:
         DriveError: no rosbag2, damaged, no cloud topic or several, not one readable cloud, or labelled already.

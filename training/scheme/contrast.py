@@ -151,7 +151,7 @@ class SemanticContrast(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             absent = torch.where(valid, 0.0, _NONE).to(embedding).flatten()
             similarity = F.linear(embedding / self.config.temperature, bank.to(embedding).flatten(0, 1), absent)
-        by_class = similarity.unflatten(1, valid.shape).logsumexp(2)
+        by_class = similarity.reshape(-1, *valid.shape).logsumexp(2)
         own = F.one_hot(target, self.classes).bool()
         positive = by_class.gather(1, target[:, None]).squeeze(1)
         both = by_class.masked_fill(~(own | safe), _NONE).logsumexp(1)
