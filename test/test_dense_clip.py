@@ -92,7 +92,7 @@ def test_positions_at_another_size_are_those_that_open_clip_would_load(folders: 
 def test_auto_follows_what_the_text_was_matched_with():
     towers = {pool: random_clip({**VIT, "pool_type": pool}).visual for pool in ("tok", "avg")}
     assert dense_tower(towers["tok"], "auto", "x").last_block == "value"
-    assert dense_tower(towers["avg"], "auto", "x").last_block == "residual"
+    assert dense_tower(towers["avg"], "auto", "x").last_block == "attention"
 
 
 def test_the_extras_of_custom_blocks():

@@ -18,7 +18,7 @@ value: its own value projection alone, without residual and MLP (arXiv 2407.1244
 residual: value projection, residual and MLP; the code that came with MaskCLIP.
 attention: the block as it was trained, which mixes the places.
 auto: `value` where a class token was matched with the text, which saw the places through their values alone;
-`residual` where the mean of the tokens was.
+`attention` where the mean of the tokens was, since each of them as it comes out then is a part of what was matched.
 """
 
 
@@ -128,7 +128,7 @@ class DenseVisionTransformer(DenseTower):
         self.tower = tower
         self.stride = tuple(tower.patch_size)
         if last_block == "auto":
-            last_block = "value" if tower.pool_type == "tok" else "residual"
+            last_block = "value" if tower.pool_type == "tok" else "attention"
         self.last_block = last_block
 
     def forward(self, images: Tensor) -> Tensor:
