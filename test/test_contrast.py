@@ -315,7 +315,7 @@ def test_embeddings_come_to_lie_near_their_text():
     means = 2 * torch.randn(classes, CHANNELS)
     right = {}
     for align in (0.0, 0.5):
-        module = SemanticContrast(CHANNELS, classes, replace(CONFIG, temperature=0.07, anchors=120), text, align=align)
+        module = SemanticContrast(CHANNELS, classes, replace(CONFIG, temperature=0.07, anchors=120, align=align), text)
         optimizer = torch.optim.Adam(module.parameters(), 5e-3)
         generator = torch.Generator().manual_seed(1)
         for _ in range(80):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import IGNORE
 from mdkt_ros.sparse.tensor import SparseTensor
 from mdkt_ros.voxels import VoxelGrid, Voxels, collate, voxelize
@@ -135,9 +136,14 @@ class TrainingStream(Dataset[Example]):
         """`image_text`: scores of the image-text model, where pseudo labels use it."""
         self.source, self.draw, self.config, self.grid, self.image_text = source, draw, config, grid, image_text
         cache = config.data.cache
-        self._kept = [self._read(index) for index in range(len(source))] if cache else None
         self._views: dict[int, tuple[Scan, Voxels]] = {}
         self._finder = PairFinder(source, config.images, cache=cache) if uses_images(config) else None
+        if self._finder is not None and not source[0].views:
+            raise ConfigError(
+                f"transfer.weight = {config.transfer.weight:g}: {source.names[0]} has no image to learn from, and 0 "
+                "trains without images"
+            )
+        self._kept = [self._read(index) for index in range(len(source))] if cache else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -192,6 +198,8 @@ class TrainingStream(Dataset[Example]):
     def _read(self, index: int) -> Scan:
         frame = self.source[index]
         target = self.draw.target(index, frame.labels, self.source.names[index])
+        if self._finder is not None:
+            self._finder.prepare(index, frame)
         return make_scan(self.source.names[index], frame, target, self.source.intensity_scale)
 
 

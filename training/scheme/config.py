@@ -62,6 +62,7 @@ class ContrastConfig:
     queue: int = 256  # embeddings kept of each class
     anchors: int = 1024  # a step, classes alike
     momentum: float = 0.99  # of the prototypes
+    align: float = 0.5  # of the same loss against the texts alone, which keeps the embeddings in the text's space
     negatives: float = 0.05  # a class is a safe negative of a point when no source gives it more than this
 
 

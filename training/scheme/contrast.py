@@ -82,22 +82,21 @@ class SemanticContrast(nn.Module):
         text: Tensor | None = None,
         *,
         known: Tensor | None = None,
-        align: float = 0.5,
     ) -> None:
         """Fresh weights, empty queues.
 
         Args:
             text: (C, D) embeddings of the classes, whose D is the embeddings'; without it that is `config.dim`.
             known: (C,) bool, classes of which the text model knows a word; the texts of others take no part.
-            align: factor on each anchor's loss against the texts alone, which is added. In the sum over P(i) the queued
-                points, much nearer than the text, take nearly the whole gradient: without this the embeddings come to
-                lie well apart by class but not near the text, and cannot be asked for by name.
         """
+        # `config.align` adds each anchor's loss against the texts alone. In the sum over P(i) the queued points, much
+        # nearer than the text, take nearly the whole gradient: without this the embeddings come to lie well apart by
+        # class but not near the text, and cannot be asked for by name.
         super().__init__()
         dim = config.dim if text is None else text.shape[1]
         if text is not None and len(text) != classes:
             raise ValueError(f"{len(text)} text embeddings for {classes} classes")
-        self.config, self.classes, self.align = config, classes, align
+        self.config, self.classes, self.align = config, classes, config.align
         self.head = ProjectionHead(in_channels, 2 * in_channels, dim)
         self.register_buffer("text", None if text is None else F.normalize(text.detach().float(), dim=1))
         none = torch.full((classes,), text is not None)
