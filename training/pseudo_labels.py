@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from mdkt_ros.device import resolve_device
+from mdkt_ros.drive.synthetic import TRAIN_SEEDS
 from mdkt_ros.errors import ConfigError, MdktError
 from mdkt_ros.output import atomic_output
 from training.config import TrainConfig, load_config
@@ -85,7 +86,8 @@ def dense_options(options: argparse.Namespace) -> DenseOptions:
 def open_recipe(config: TrainConfig) -> Source:
     """The scans of a recipe; towns that are missing are built. Raises as `open_source` does."""
     if config.data.kind == "synthetic":
-        make_towns(config.data)
+        # Towns for scoring too: here only the figures against the truth depend on them.
+        make_towns(config.data, scoring=config.data.town_first not in TRAIN_SEEDS)
     return open_source(config.data)
 
 
