@@ -37,7 +37,7 @@ if __name__ == "__main__":
 import torch
 
 from bench.label_table import markdown, plot
-from bench.methods import METHODS, RECIPE, Run, plan, settings_digest
+from bench.methods import METHODS, RECIPE, Run, image_text_model, plan, settings_digest
 from bench.rows import Row, put_row, read_rows
 from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, MdktError
@@ -159,15 +159,11 @@ def _times(log: Path) -> tuple[float, float]:
 
 def _origins(config: TrainConfig) -> dict[str, str | None]:
     """Which image-text model and image weights a run learnt from, None where it used none."""
-    text = weights = None
-    if config.pseudo.weight > 0 and config.pseudo.cache:
-        from training.data.image_text_head import read_head
-
-        description = read_head(Path(config.pseudo.cache)).description
-        text = " ".join(value for value in description.values() if value) or "unnamed"
-    if config.transfer.weight > 0:
-        weights = f"{config.image_network.name}, {config.image_network.weights or 'no weights'}"
-    return {"image_text_model": text, "image_weights": weights}
+    weights = f"{config.image_network.name}, {config.image_network.weights or 'no weights'}"
+    return {
+        "image_text_model": image_text_model(config) if config.pseudo.weight > 0 else None,
+        "image_weights": weights if config.transfer.weight > 0 else None,
+    }
 
 
 def _machine(device: str, threads: int) -> str:

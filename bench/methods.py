@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mdkt_ros.errors import ConfigError
 from training.config import PLACE_KEYS, TrainConfig, flatten, load_config
+from training.data.image_text_head import read_head
 
 RECIPE = Path(__file__).resolve().parents[1] / "config" / "train" / "mdkt_towns.yaml"
 """The whole scheme. A method switches off what it does not have."""
@@ -112,3 +113,11 @@ def settings_digest(more: Iterable[str] = (), recipe: Path = RECIPE) -> str:
     """8 hex digits of all that decides what the runs compute, apart from method, budget, seed and where they happen."""
     settings = {k: v for k, v in flatten(load_config(recipe, [*more])).items() if k not in PLACE_KEYS}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def image_text_model(config: TrainConfig) -> str | None:
+    """Which model made the scores of `pseudo.cache`, None where there are none. Raises ConfigError."""
+    if not config.pseudo.cache:
+        return None
+    description = read_head(Path(config.pseudo.cache)).description
+    return " ".join(value for value in description.values() if value) or "unnamed"

@@ -29,11 +29,11 @@ if __name__ == "__main__":
 
 import torch
 
-from bench.methods import METHODS, RECIPE, Run
+from bench.methods import METHODS, RECIPE, Run, image_text_model
 from bench.rows import write_json
 from mdkt_ros.errors import ConfigError, MdktError
 from mdkt_ros.output import atomic_output
-from training.config import TrainConfig
+from training.config import PLACE_KEYS, TrainConfig, load_config
 from training.data.dataset import TrainingStream, make_batch
 from training.data.source import open_source
 from training.data.towns import make_towns
@@ -101,8 +101,6 @@ def configs(recipe: Path, more: Sequence[str]) -> dict[str, TrainConfig]:
 
 
 def _percent(recipe: Path, more: Sequence[str]) -> float:
-    from training.config import load_config
-
     return float(load_config(recipe, list(more)).data.percent)
 
 
@@ -204,8 +202,8 @@ def bench(recipe: Path, more: Sequence[str], device: str, rounds: int, results: 
     rows = to_rows(list(costs.values()))
     cuda = device.startswith("cuda")
     facts = {
-        "recipe": " ".join([recipe.name, *more]),
-        "image text": "" if first.pseudo.cache else "none: pseudo labels come from the teacher alone",
+        "recipe": " ".join([recipe.name, *(text for text in more if text.partition("=")[0] not in PLACE_KEYS)]),
+        "image text": image_text_model(first) or "none: pseudo labels come from the teacher alone",
         "machine": torch.cuda.get_device_name() if cuda else f"CPU {platform.machine()}, 1 thread",
         "date": datetime.date.today().isoformat(),
         "cuda": cuda,
