@@ -13,7 +13,6 @@ With weights of real CLIP and ImageNet at hand, use those.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -57,7 +56,7 @@ class PretrainConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
     seed: int = 0  # of the weights and of the order of the crops; the towns have their own
     device: str = "auto"  # auto | cpu | cuda | cuda:1
-    bfloat16: str = "auto"  # auto: where the processor computes in it | on | off
+    precision: str = "auto"  # bf16 | fp32 | auto: bf16 where the hardware computes in it
     threads: int = 0  # of PyTorch; 0: as it likes. Another number gives slightly other weights
     workers: int = 0  # processes that render; 0: one a core
 
@@ -100,7 +99,7 @@ def _check(config: PretrainConfig) -> None:
         ("image_text.batch_size", text.batch_size > 1, "above 1"),
         ("image_network.image_size", 32 <= network.image_size <= crops.size, "from 32 to crops.size"),
         ("image_network.batch_size", network.batch_size > 1, "above 1"),
-        ("bfloat16", config.bfloat16 in ("auto", "on", "off"), "auto, on or off"),
+        ("precision", config.precision in ("auto", "bf16", "fp32"), "auto, bf16 or fp32"),
     ):
         if not good:
             raise ConfigError(f"{key}: must be {what}")
@@ -145,6 +144,8 @@ def pretrain(out: Path, config: PretrainConfig, *, force: bool = False) -> dict[
             )
             facts = {**about, "loss": float(np.mean(losses[-50:])), "settings": settings["image_network"]}
             save_image_network(temporary, network, config.image_network.name, facts)
+    if not config.report.towns:
+        return {"summary": {}}
     with Progress(console=console) as bar:
         task = bar.add_task("Report")
         return write_report(out, config.report, force=True, progress=_on(bar, task))
@@ -234,7 +235,7 @@ def _device(config: PretrainConfig) -> torch.device:
 def _dtype(config: PretrainConfig) -> torch.dtype | None:
     """What autocast computes in: bfloat16 is four times as fast where it is in the hardware, and slow elsewhere."""
     fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if config.bfloat16 == "on" or (config.bfloat16 == "auto" and fast) else None
+    return torch.bfloat16 if config.precision == "bf16" or (config.precision == "auto" and fast) else None
 
 
 def _on(bar: Progress, task: Any) -> Any:
@@ -261,8 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; towns and weights that are whole are kept", file=sys.stderr)
         return 130
-    with contextlib.suppress(KeyError):
-        print(json.dumps(report["summary"], indent=2))
+    print(json.dumps(report["summary"], indent=2))
     return 0
 
 

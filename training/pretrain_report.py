@@ -38,7 +38,9 @@ _PROBE_PIXELS, _PROBE_STEPS = 6000, 60
 class ReportConfig:
     """Which views are looked at."""
 
-    towns: int = 4  # of VALIDATION_SEEDS, from the first; the probe learns in one half of them, the other half scores
+    towns: int = (
+        4  # of VALIDATION_SEEDS, from the first; the probe learns in one half, the other half scores; 0: no report
+    )
     views: int = 4  # of each, as the vehicle's camera sees it
     step: int = 4  # every how many pixels, across and down
 
