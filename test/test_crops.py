@@ -70,7 +70,7 @@ def test_rare_things_are_photographed(shots):
     seen = Counter(subject.kind for subject in shots.main)
     assert len(seen) >= 10
     # Asphalt and walls fill the views, and yet they do not fill the photos.
-    assert max(seen.values()) < 0.3 * len(shots.main)
+    assert max(seen.values()) < 0.4 * len(shots.main)
     assert shots.crops.images.shape == (len(shots.main), 48, 48, 3)
     assert shots.crops.images.std(axis=(1, 2, 3)).mean() > 15
 
