@@ -42,9 +42,9 @@ class ImageTextConfig:
     text_width: int = 128
     text_layers: int = 2
     batch_size: int = 64
-    epochs: float = 8.0  # passes over the crops; fractions are allowed
+    epochs: float = 11.0  # passes over the crops; fractions are allowed
     lr: float = 1e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 0.05
     warmup: float = 0.05  # share of the steps
     unknown: float = 0.02  # share of the words that are hidden, so that an unknown one does no harm
     words: float = 0.5  # weight of telling the caption's words from the image alone
