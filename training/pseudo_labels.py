@@ -2,7 +2,7 @@
 
     python training/pseudo_labels.py --config config/train/semantickitti.yaml data.root=/data/semantickitti \
         --model ViT-B-16 --pretrained laion2b_s34b_b88k --out runs/image_text/semantickitti
-    python training/pseudo_labels.py --config config/train/synthetic_mdkt.yaml \
+    python training/pseudo_labels.py --config config/train/mdkt_towns.yaml \
         --model local-dir:runs/pretrained/image_text --out runs/image_text/towns --pictures pictures
 
 Every scan and image of the recipe's data, once. The scores go to the folder `--out`, which `pseudo.cache` of the recipe
