@@ -46,14 +46,23 @@ class ImagePairing(Generic[CameraT, ImageT]):
         self._images: dict[CameraT, deque[Paired[ImageT]]] = {}
         self._newest: dict[CameraT | None, int] = {}
 
-    def add(self, camera: CameraT, stamp: int, image: ImageT) -> None:
-        """Remember an image of `camera`, taken at `stamp` nanoseconds."""
-        self._advance(camera, stamp)
+    def add(self, camera: CameraT, stamp: int, image: ImageT) -> bool:
+        """Remember an image of `camera`, taken at `stamp` nanoseconds; whether time ran backward with it."""
+        jumped = self._advance(camera, stamp)
         self._images.setdefault(camera, deque(maxlen=self._keep)).append(Paired(stamp, image))
+        return jumped
 
     def match(self, stamp: int) -> dict[CameraT, Paired[ImageT]]:
         """Each camera's image nearest to a scan at `stamp`; cameras without one within `max_delay` are left out."""
-        self._advance(None, stamp)
+        self.advance(stamp)
+        return self.nearest(stamp)
+
+    def advance(self, stamp: int) -> bool:
+        """A scan at `stamp` came; whether time ran backward with it."""
+        return self._advance(None, stamp)
+
+    def nearest(self, stamp: int) -> dict[CameraT, Paired[ImageT]]:
+        """As `match`, for a scan that came before, perhaps before time ran backward."""
         found = {}
         for camera, images in self._images.items():
             nearest = min(images, key=lambda paired: abs(paired.stamp - stamp))
@@ -66,10 +75,16 @@ class ImagePairing(Generic[CameraT, ImageT]):
         self._images.clear()
         self._newest.clear()
 
-    def _advance(self, stream: CameraT | None, stamp: int) -> None:
+    def forget(self, camera: CameraT) -> None:
+        """Forget a camera's images."""
+        self._images.pop(camera, None)
+
+    def _advance(self, stream: CameraT | None, stamp: int) -> bool:
         newest = self._newest.get(stream)
-        if newest is not None and stamp < newest - self.max_delay:
+        jumped = newest is not None and stamp < newest - self.max_delay
+        if jumped:
             self._images.clear()
             # Every stream goes back with the first that does: the others' jumps must not wipe what arrives after it.
             self._newest = {other: min(last, stamp) for other, last in self._newest.items()}
         self._newest[stream] = max(stamp, self._newest.get(stream, stamp))
+        return jumped

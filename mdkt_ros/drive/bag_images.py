@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mdkt_ros.camera import Camera, Distortion
+from mdkt_ros.drive.bayer import PATTERNS, demosaic
 from mdkt_ros.errors import CameraError
 
 _MODELS: dict[str, tuple[Distortion, int]] = {
@@ -19,7 +20,7 @@ _MODELS: dict[str, tuple[Distortion, int]] = {
     "fisheye": ("equidistant", 4),
 }
 _CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
-_SIZES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
+_SIZES = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1, **dict.fromkeys(PATTERNS, 1)}
 
 
 def camera_from_info(
@@ -73,4 +74,6 @@ def decode_raw(name: str, message: Any) -> npt.NDArray[np.uint8]:
             f"camera {name}: {width}x{height} {message.encoding} with step {step} does not fit {len(data)} bytes"
         )
     rows = data[: height * step].reshape(height, step)[:, : width * channels].reshape(height, width, channels)
+    if message.encoding in PATTERNS:
+        return demosaic(rows[..., 0], message.encoding)
     return cast("npt.NDArray[np.uint8]", np.ascontiguousarray(rows[..., list(_CHANNELS[message.encoding])]))
