@@ -1,0 +1,76 @@
+"""`ros2 run mdkt_ros segment`: the node; with arguments of its own it is the command `mdkt segment`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+GRACE = 0.4
+"""Seconds for which Ctrl-C waits for the scan in work."""
+
+
+def main() -> int:
+    """Run the node until Ctrl-C, SIGTERM or shutdown of the context."""
+    own = sys.argv[1 : sys.argv.index("--ros-args")] if "--ros-args" in sys.argv else sys.argv[1:]
+    if own:
+        return command()
+    try:
+        return _run()
+    except KeyboardInterrupt:  # while modules are still being imported
+        return 0
+
+
+def command() -> int:
+    """The `mdkt` command of the executable's own name: `ros2 run mdkt_ros info F` is `mdkt info F`."""
+    from mdkt_ros import cli
+
+    sys.argv[1:1] = [Path(sys.argv[0]).name]
+    cli.main()
+    return 0
+
+
+def _run() -> int:
+    import rclpy
+    from rclpy._rclpy_pybind11 import RCLError
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    from mdkt_ros.ros.node import SegmentNode
+
+    rclpy.init()
+    node, ended = None, True
+    try:
+        node = SegmentNode()
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _to_log(node.get_logger().warning)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while True:
+            try:
+                executor.spin()
+                break
+            except RCLError as error:
+                # What a request for a transition that the state does not have ends in.
+                node.get_logger().error(f"refused: {' '.join(str(error).split())}")
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        ended = node is None or node.end(GRACE)
+        if ended and node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    if not ended:
+        # A network pass cannot be interrupted, and Python would wait for its end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+def _to_log(log: Callable[[str], object]) -> Callable[..., None]:
+    def show(message: Warning | str, *_where: object, **_more: object) -> None:
+        log(" ".join(str(message).split()))
+
+    return show

@@ -1,0 +1,41 @@
+"""Results as rclpy's messages."""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image, PointCloud2, PointField
+from std_msgs.msg import Header
+from vision_msgs.msg import LabelInfo, VisionClass
+
+from mdkt_ros.cloud import CloudMessage
+from mdkt_ros.labels import LabelSpace
+
+
+def cloud_message(cloud: CloudMessage, header: Header) -> PointCloud2:
+    """PointCloud2 with the header of the scan that it belongs to."""
+    return cloud.to_message(PointCloud2, PointField, header, rclpy=True)
+
+
+def image_message(pixels: npt.NDArray[np.uint8], header: Header) -> Image:
+    """Image, rgb8, of pixels (H, W, 3) uint8."""
+    height, width = pixels.shape[:2]
+    # array.array is the only form that rclpy takes without a check of every byte.
+    data = array.array("B")
+    data.frombytes(np.ascontiguousarray(pixels).data.cast("B"))
+    return Image(header=header, height=height, width=width, encoding="rgb8", is_bigendian=0, step=3 * width, data=data)
+
+
+def label_info(labels: LabelSpace, stamp: Time) -> LabelInfo:
+    """LabelInfo: class ids and their names; 255 is nobody's, as vision_msgs reserves it for uint8 masks."""
+    classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(labels.names)]
+    return LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
+
+
+def stamp_of(header: Any) -> int:
+    """Nanoseconds of a header's stamp."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
