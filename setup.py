@@ -1,5 +1,6 @@
 """ament_python package and pip package in one: `colcon build`, `pip install .`, `pip install .[train]`."""
 
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -23,6 +24,13 @@ SYNTHETIC = ["embreex>=4.4"]
 TEXT = ["open_clip_torch>=2.24", "torchvision"]
 BENCH = ["matplotlib>=3.7"]
 TRAIN = [*SYNTHETIC, *TEXT, "omegaconf>=2.3", "tensorboard>=2.15", "timm>=1.0"]
+
+SCRIPTS = ["mdkt = mdkt_ros.cli:main"]
+COMMANDS = ("convert", "synthesize", "view", "picture", "info", "bench", "demo")
+if {"install", "develop"} & set(sys.argv):
+    # colcon alone runs these, and puts executables into lib/mdkt_ros, where `ros2 run` looks. pip would put them beside
+    # `python`, where `view` and `info` are somebody else's names.
+    SCRIPTS += ["segment = mdkt_ros.ros.main:main", *(f"{name} = mdkt_ros.ros.main:command" for name in COMMANDS)]
 
 setup(
     name=NAME,
@@ -80,5 +88,5 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["mdkt = mdkt_ros.cli:main"]},
+    entry_points={"console_scripts": SCRIPTS},
 )

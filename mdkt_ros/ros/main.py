@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -57,6 +58,8 @@ def _run() -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
+        # `ros2 launch` passes Ctrl-C on to a process that the terminal has told already.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         ended = node is None or node.end(GRACE)
         if ended and node is not None:
             node.destroy_node()
