@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from ros_graph import Graph
+from running_node import Running
+from small_models import random_meta, random_network
+
+from mdkt_ros.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +23,43 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real scans are not at {folder} (set MDKT_REAL_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def rclpy():
+    """ROS 2, or the reason why there is none."""
+    module = pytest.importorskip("rclpy", reason="rclpy is not here: source a ROS 2's setup.bash")
+    if shutil.which("ros2") is None:
+        pytest.skip("the program ros2 is not here")
+    for name in ("rosbag2_interfaces", "vision_msgs.msg"):
+        pytest.importorskip(name, reason=f"{name} of ROS 2 is not here")
+    return module
+
+
+@pytest.fixture
+def graph(rclpy, monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    graph = Graph(rclpy)
+    yield graph
+    graph.close()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, random_network(), random_meta())
+    return path
+
+
+@pytest.fixture
+def run(graph, checkpoint):
+    """Starts nodes, with `checkpoint` and the graph, and ends them."""
+    nodes = []
+
+    def start(**parameters):
+        nodes.append(Running(graph, **{"checkpoint": str(checkpoint), "intensity_scale": 1 / 255, **parameters}))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.close()

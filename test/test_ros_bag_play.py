@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 from fake_drive import FakeDrive
-from ros_graph import DEADLINE, Graph, plain
+from ros_graph import DEADLINE, plain
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
 from small_drives import write_nuscenes_set
@@ -24,25 +22,6 @@ from mdkt_ros.segmenter import Segmenter
 
 pytestmark = pytest.mark.ros
 LATCHED = {"/tf_static", "/ground_truth/label_info", "/segment/output/label_info"}
-
-
-@pytest.fixture(scope="module")
-def rclpy():
-    """ROS 2, or the reason why there is none."""
-    module = pytest.importorskip("rclpy", reason="rclpy is not here: source a ROS 2's setup.bash")
-    if shutil.which("ros2") is None:
-        pytest.skip("the program ros2 is not here")
-    for name in ("rosbag2_interfaces", "vision_msgs.msg"):
-        pytest.importorskip(name, reason=f"{name} of ROS 2 is not here")
-    return module
-
-
-@pytest.fixture
-def graph(rclpy, monkeypatch):
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    graph = Graph(rclpy)
-    yield graph
-    graph.close()
 
 
 @pytest.fixture(scope="module")

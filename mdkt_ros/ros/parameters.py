@@ -148,16 +148,29 @@ class Parameters:
             try:
                 node.declare_parameter(entry.name, entry.default, entry.descriptor())
             except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-                self._problems[entry.name] = _reason(entry, error)
+                self._problems[entry.name] = self._reason(entry, error)
                 node.declare_parameter(entry.name, entry.default, entry.descriptor(), ignore_override=True)
         node.add_on_set_parameters_callback(self._check)
+
+    def _overrides(self) -> dict[str, Parameter]:
+        # rclpy has no public name for what the command line and the parameter files said.
+        return getattr(self._node, "_parameter_overrides", {})
+
+    def _reason(self, entry: _Entry, error: Exception) -> str:
+        """What an override should have been, in the words of a parameter file."""
+        kinds = {bool: "true or false", int: "a whole number", float: "a number with a decimal point, like 1.0"}
+        wanted = kinds.get(type(entry.default), "text")
+        if entry.range is not None:
+            wanted += f", {entry.range[0]:g} to {entry.range[1]:g}"
+        if entry.name not in self._overrides():
+            return " ".join(str(error).split())
+        return f"{self._overrides()[entry.name].value!r} is not {wanted}"
 
     def unknown(self) -> list[str]:
         """What is wrong about overrides that no parameter has the name of; ROS itself ignores them silently."""
         names = [*(entry.name for entry in _ENTRIES), "use_sim_time", "start_type_description_service"]
-        overrides = getattr(self._node, "_parameter_overrides", {})
         found = []
-        for name in sorted(set(overrides) - set(names)):
+        for name in sorted(set(self._overrides()) - set(names)):
             if not name.startswith("qos_overrides."):
                 near = difflib.get_close_matches(name, names, 1)
                 found.append(f"parameter {name!r} is not known" + (f"; did you mean {near[0]!r}?" if near else ""))
@@ -203,13 +216,3 @@ class Parameters:
                 value["input_timeout"],
             ),
         )
-
-
-def _reason(entry: _Entry, error: Exception) -> str:
-    """What an override should have been, in the words of a parameter file."""
-    kind = {bool: "true or false", int: "a whole number", float: "a number with a decimal point, like 1.0", str: "text"}
-    between = "" if entry.range is None else f" from {entry.range[0]:g} to {entry.range[1]:g}"
-    value = getattr(error, "value", None)
-    if isinstance(error, InvalidParameterTypeException):
-        return f"must be {kind[type(entry.default)]}{between}"
-    return f"{getattr(value, 'value', value)!r} is not {kind[type(entry.default)]}{between}"
