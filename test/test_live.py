@@ -119,6 +119,16 @@ def test_latency_is_bounded_however_fast_items_come():
     assert np.median(ages[-5:]) < 4 * 0.02
 
 
+def test_other_work_is_waited_for_until_told_to_stop():
+    gate = threading.Event()
+    worker = NewestWorker(pytest.fail, pytest.fail)
+    with pytest.raises(InterruptedError):
+        worker.run(lambda: gate.wait(5), stop=lambda: True)
+    assert not worker.close(0.01)
+    gate.set()
+    assert worker.wait(5)
+
+
 # ------------------------------------------------------------------------------------------------------ judgement
 
 

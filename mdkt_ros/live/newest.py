@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+STOP_PERIOD = 0.1
+"""Seconds between two looks at whether other work is to be waited for no longer."""
 
 
 class NewestWorker(Generic[ItemT]):
@@ -32,9 +34,25 @@ class NewestWorker(Generic[ItemT]):
         self._busy = False
         self._closed = False
 
-    def run(self, job: Callable[[], ResultT]) -> ResultT:
-        """Do other work in the thread and wait for it. What it warms up there (thread pools, handles) stays warm."""
-        return self._pool.submit(job).result()
+    def run(self, job: Callable[[], ResultT], stop: Callable[[], bool] = lambda: False) -> ResultT:
+        """Do other work in the thread and wait for it. What it warms up there (thread pools, handles) stays warm.
+
+        Raises:
+            InterruptedError: `stop`, asked now and then, said so; the work goes on without anybody waiting.
+        """
+        with self._changed:
+            self._busy = True
+        future = self._pool.submit(job)
+        future.add_done_callback(self._free)
+        while not wait([future], STOP_PERIOD).done:
+            if stop():
+                raise InterruptedError("interrupted")
+        return future.result()
+
+    def _free(self, _future: Future[ResultT]) -> None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
 
     def put(self, item: ItemT) -> ItemT | None:
         """Hand over an item without waiting; returns the one that it replaced, if one waited. After `close`: itself."""

@@ -53,6 +53,8 @@ def _run() -> int:
                 executor.spin()
                 break
             except RCLError as error:
+                if not rclpy.ok():
+                    break
                 # What a request for a transition that the state does not have ends in.
                 node.get_logger().error(f"refused: {' '.join(str(error).split())}")
     except (KeyboardInterrupt, ExternalShutdownException):

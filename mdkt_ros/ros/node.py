@@ -51,6 +51,8 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             self.get_logger().warning(problem)
         self._work: _Work | None = None
         self._active = False
+        self.unfinished = False
+        """Whether a network is still being loaded that nobody waits for any more."""
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = Diagnostics(self, self.get_parameter("diagnostics.period").value, self._describe)
 
@@ -99,7 +101,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     def end(self, timeout: float) -> bool:
         """Stop for good; whether the worker ended in time, so that the process can end in an orderly way."""
         self._active = False
-        return self._work is None or self._work.close(timeout)
+        return not self.unfinished and (self._work is None or self._work.close(timeout))
 
     def _pause(self) -> None:
         if self._work is not None and self._active:
@@ -137,10 +139,10 @@ class _Work:
         self._timer: Any = None
         self._worker: NewestWorker[Scan] = NewestWorker(self._process, self._failed)
         try:
-            self._segmenter = self._worker.run(functools.partial(_load, node, settings))
+            self._segmenter = self._worker.run(functools.partial(_load, node, settings), lambda: not node.context.ok())
             check_groups(self._segmenter.labels, settings.cameras)
         except BaseException:
-            self._worker.close(0)
+            node.unfinished = not self._worker.close(0)
             raise
         decoder, called = choose_decoder()
         if settings.cameras:
@@ -279,6 +281,7 @@ def _load(node: SegmentNode, settings: Settings) -> Segmenter:
     if settings.checkpoint is None:
         log.warning("the shipped checkpoint was trained on synthetic towns; for real streets set `checkpoint`")
     if settings.warmup_points:
-        took = warm_up(segmenter, settings.warmup_points)
-        log.info(f"warm: {took:.0f} ms for {settings.warmup_points} points")
+        # At most as many as a scan may have, or the warning about it would be spent.
+        points = min(settings.warmup_points, settings.max_points)
+        log.info(f"warm: {warm_up(segmenter, points):.0f} ms for {points} points")
     return segmenter
