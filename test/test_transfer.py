@@ -255,3 +255,17 @@ def test_some_scales():
     assert losses["point"] > 0
     network, transfer = make_models(scales=[1])
     assert run(network, transfer, voxels, make_pairs(voxels))[2]["point"] == 0
+
+
+def test_classes_weigh_in_the_transfer_as_in_the_labels():
+    network, transfer = make_models()
+    voxels = make_voxels()
+    pairs = make_pairs(voxels)
+    output = transfer(network(voxels), voxels, pairs)
+    weights = torch.linspace(0.5, 2, CLASSES)
+    losses = transfer.losses(output, pairs, SegmentationLoss(LossConfig(), weights), PairCounts.of(pairs))
+    expected = [
+        (transfer_kl(output.fused[s], output.point[s]) * weights[output.fused[s].argmax(1)]).mean()
+        for s in output.fused
+    ]
+    torch.testing.assert_close(losses["transfer"], transfer.config.weight * torch.stack(expected).mean())

@@ -196,6 +196,13 @@ class Transfer(nn.Module):
             "image": config.image * by_labels([output.image]),
         }
 
+    def _taught(self, output: TransferOutput, stride: int, class_weights: Tensor | None) -> Tensor:
+        """Sum over the pairs of what the fused branch of a scale teaches, classes weighed as in the losses by labels:
+        a mean over pairs alone is nearly all road."""
+        fused = output.fused[stride]
+        loss = transfer_kl(fused, output.point[stride], self.config.temperature)
+        return (loss if class_weights is None else loss * class_weights[fused.argmax(1)]).sum()
+
     def _by_stride(self) -> dict[int, ScaleTransfer]:
         return {int(stride): scale for stride, scale in self.scales.items() if isinstance(scale, ScaleTransfer)}
 
