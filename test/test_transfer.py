@@ -265,7 +265,10 @@ def test_classes_weigh_in_the_transfer_as_in_the_labels():
     weights = torch.linspace(0.5, 2, CLASSES)
     losses = transfer.losses(output, pairs, SegmentationLoss(LossConfig(), weights), PairCounts.of(pairs))
     expected = [
-        (transfer_kl(output.fused[s], output.point[s]) * weights[output.fused[s].argmax(1)]).mean()
+        (
+            transfer_kl(output.fused[s], output.point[s], transfer.config.temperature)
+            * weights[output.fused[s].argmax(1)]
+        ).mean()
         for s in output.fused
     ]
     torch.testing.assert_close(losses["transfer"], transfer.config.weight * torch.stack(expected).mean())
