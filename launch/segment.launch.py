@@ -139,7 +139,8 @@ def _rviz(namespace: str, sim_time: bool) -> list[Node]:
     """RViz on the node's own topics."""
     prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
     topics = [
-        f"/segment/output/{name}" for name in ("visualization", "segmentation", "obstacle", "drivable", "overlay0")
+        f"/segment/output/{name}"
+        for name in ("visualization", "segmentation", "obstacle", "drivable", "overlay0", "legend")
     ]
     return [
         Node(

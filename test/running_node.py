@@ -58,7 +58,7 @@ class Running:
     def settle(self):
         """Wait until the node knows its listeners."""
         outputs = self.node._work._outputs
-        expected = {name for name in self.got if not name.startswith("/") and name != "label_info"}
+        expected = {name for name in self.got if not name.startswith("/") and name not in ("label_info", "legend")}
         self.graph.until(lambda: expected <= outputs.wanted(), f"listeners of {expected}")
 
     def statistics(self):

@@ -188,12 +188,14 @@ def test_class_ids_and_groups_are_the_checkpoints(run, graph, tmp_path, checkpoi
     save_checkpoint(tmp_path / "shuffled.safetensors", network, dataclasses.replace(meta, labels=shuffled))
     running = run(checkpoint=str(tmp_path / "shuffled.safetensors")).up()
     info = running.listen("label_info", "vision_msgs/msg/LabelInfo", latched=True)
+    legend = running.listen("legend", "visualization_msgs/msg/MarkerArray", latched=True)
     labelled, drivable = running.listen("segmentation"), running.listen("drivable")
     sensors = Sensors(graph)
     sensors.ready()
     running.settle()
     sensors.scan(SECOND)
-    graph.until(lambda: info and labelled and drivable, "class names, labels and a group")
+    graph.until(lambda: info and labelled and drivable and legend, "class names, labels, a group")
+    assert [(m.text, m.header.frame_id) for m in legend[0].markers] == [(name, "lidar") for name in shuffled.names]
     assert [(c.class_id, c.class_name) for c in info[0].class_map] == list(enumerate(shuffled.names))
     assert shuffled.names != LabelSpace.load("semantickitti").names
     class_id = parse_pointcloud2(labelled[0]).columns["class_id"]

@@ -30,7 +30,8 @@ from mdkt_ros.render.style import display_palette
 from mdkt_ros.segment_summary import PointLabeller
 from mdkt_ros.segmenter import Segmentation
 
-SEGMENTATION, VISUALIZATION, OVERLAY, LABEL_INFO = "segmentation", "visualization", "overlay", "label_info"
+SEGMENTATION, VISUALIZATION, OVERLAY = "segmentation", "visualization", "overlay"
+LABEL_INFO, LEGEND = "label_info", "legend"
 UNREADABLE, EMPTY, NOT_FINITE, FAILED = "unreadable", "empty", "no finite point", "network failed"
 """Why a scan is skipped."""
 
@@ -83,7 +84,7 @@ Decoder = Callable[[str, Any], npt.NDArray[np.uint8]]
 
 def check_groups(labels: LabelSpace, cameras: int) -> None:
     """Whether each group of the label space can be a topic beside the other outputs. Raises ConfigError."""
-    taken = {SEGMENTATION, VISUALIZATION, LABEL_INFO, *(f"{OVERLAY}{i}" for i in range(cameras))}
+    taken = {SEGMENTATION, VISUALIZATION, LABEL_INFO, LEGEND, *(f"{OVERLAY}{i}" for i in range(cameras))}
     for group in labels.groups:
         if group in taken or not group.isidentifier() or not group.isascii():
             raise ConfigError(f"checkpoint: its group {group!r} cannot be the name of an output topic")

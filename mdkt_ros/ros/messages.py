@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, PointCloud2, PointField
-from std_msgs.msg import Header
+from std_msgs.msg import ColorRGBA, Header
 from vision_msgs.msg import LabelInfo, VisionClass
+from visualization_msgs.msg import Marker, MarkerArray
 
 from mdkt_ros.cloud import CloudMessage
 from mdkt_ros.labels import LabelSpace
+from mdkt_ros.render.style import display_palette
 
 
 def cloud_message(cloud: CloudMessage, header: Header) -> PointCloud2:
@@ -34,6 +36,25 @@ def label_info(labels: LabelSpace, stamp: Time) -> LabelInfo:
     """LabelInfo: class ids and their names; 255 is nobody's, as vision_msgs reserves it for uint8 masks."""
     classes = [VisionClass(class_id=i, class_name=name) for i, name in enumerate(labels.names)]
     return LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
+
+
+def legend(labels: LabelSpace, frame_id: str) -> MarkerArray:
+    """The class names in their colours, as text that stands to the left of the vehicle in the LiDAR's frame."""
+    markers = MarkerArray()
+    for index, (name, color) in enumerate(zip(labels.names, display_palette(labels), strict=False)):
+        r, g, b = (float(value) / 255 for value in color)
+        marker = Marker(
+            header=Header(frame_id=frame_id), ns="legend", id=index, type=Marker.TEXT_VIEW_FACING, text=name
+        )
+        # Stamp 0: always the newest transform. The text moves with the sensor.
+        marker.frame_locked = True
+        marker.color = ColorRGBA(r=r, g=g, b=b, a=1.0)
+        marker.scale.z = 1.5
+        position = marker.pose.position
+        position.x, position.y, position.z = 20.0 - 2.0 * index, 32.0, 0.0
+        marker.pose.orientation.w = 1.0
+        markers.markers.append(marker)
+    return markers
 
 
 def stamp_of(header: Any) -> int:

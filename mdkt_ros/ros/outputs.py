@@ -13,11 +13,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Float64
 from vision_msgs.msg import LabelInfo
+from visualization_msgs.msg import MarkerArray
 
 from mdkt_ros.cloud import CloudMessage
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.live.labeller import LABEL_INFO, OVERLAY, SEGMENTATION, VISUALIZATION, Scan
-from mdkt_ros.ros.messages import cloud_message, image_message, label_info
+from mdkt_ros.live.labeller import LABEL_INFO, LEGEND, OVERLAY, SEGMENTATION, VISUALIZATION, Scan
+from mdkt_ros.ros.messages import cloud_message, image_message, label_info, legend
 
 STAGES = {
     "preprocess": ("parse", "voxelize"),
@@ -54,15 +55,18 @@ class RosOutputs:
         }
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._info = node.create_lifecycle_publisher(LabelInfo, f"~/output/{LABEL_INFO}", latched)
+        self._legend = node.create_lifecycle_publisher(MarkerArray, f"~/output/{LEGEND}", latched)
+        self._legend_frame: str | None = None
         self._told: dict[str, tuple[float, int]] = {}
 
     def close(self) -> None:
         """Take the topics away."""
-        for publisher in (*self._publishers.values(), *self._debug.values(), self._info):
+        for publisher in (*self._publishers.values(), *self._debug.values(), self._info, self._legend):
             self._node.destroy_lifecycle_publisher(publisher)
 
     def announce(self) -> None:
         """Publish what the class ids mean, for whoever comes and whenever."""
+        self._legend_frame = None
         self._info.publish(label_info(self._labels, self._node.get_clock().now().to_msg()))
 
     def wanted(self) -> frozenset[str]:
@@ -77,7 +81,10 @@ class RosOutputs:
         return bool(self._publishers[f"{OVERLAY}{camera}"].get_subscription_count())
 
     def cloud(self, output: str, cloud: CloudMessage, scan: Scan) -> None:
-        """Publish a cloud with the scan's header."""
+        """Publish a cloud with the scan's header; before the first one, the legend in its frame."""
+        if scan.frame_id != self._legend_frame:
+            self._legend_frame = scan.frame_id
+            self._legend.publish(legend(self._labels, scan.frame_id))
         self._publishers[output].publish(cloud_message(cloud, scan.message.header))
 
     def image(self, output: str, pixels: npt.NDArray[np.uint8], image: Any) -> None:
