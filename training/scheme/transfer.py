@@ -175,9 +175,7 @@ class Transfer(nn.Module):
         """
         config, strides = self.config, list(output.fused)
         nothing = output.image.sum() * 0
-        kl = torch.stack(
-            [transfer_kl(output.fused[s], output.point[s], config.temperature).sum() for s in strides]
-        ).mean()
+        kl = torch.stack([self._taught(output, s, segmentation.class_weights) for s in strides]).mean()
         where = torch.nonzero(pairs.target != IGNORE).flatten()
         target, image = pairs.target[where], pairs.image[where]
 
