@@ -373,7 +373,7 @@ def test_stages_sum_up_to_the_total(setting):
 @pytest.fixture
 def filmed(setting):
     setting.listener.listens = frozenset({"segmentation", "overlay0"})
-    setting.images.set_info(0, info())
+    setting.images.set_info(0, 0, info())
     return setting
 
 
@@ -385,6 +385,15 @@ def test_labels_are_drawn_on_the_nearest_image_after_the_cloud(filmed):
     assert filmed.listener.pictures["overlay0"].shape == (48, 64, 3)
     counts = filmed.statistics.snapshot().cameras[0]
     assert (counts.drawn, counts.delay_ms) == (1, -10.0)
+
+
+def test_an_image_is_drawn_on_with_the_calibration_of_its_own_time(filmed):
+    filmed.images.add(0, 1000 * MS, image(1000))
+    filmed.images.set_info(0, 1000 * MS, info())
+    filmed.images.set_info(0, 1100 * MS, info(width=640))
+    filmed.process(cloud_message())
+    assert filmed.statistics.snapshot().cameras[0].drawn == 1
+    assert filmed.images.info(0, 999 * MS).width == 640
 
 
 def test_an_image_that_was_nearest_when_the_scan_came_is_not_lost(filmed):
@@ -399,7 +408,7 @@ def sent(stamp=1000 * MS, *, calibration=None, **of_image):
 
     def send(setting):
         setting.images.add(0, stamp, image(stamp, **of_image))
-        setting.images.set_info(0, info(**(calibration or {})))
+        setting.images.set_info(0, stamp, info(**(calibration or {})))
 
     return send
 

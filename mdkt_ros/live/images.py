@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
 from mdkt_ros.pairing import ImagePairing, Paired
@@ -21,22 +22,25 @@ class ImageStore:
     def __init__(self, max_delay: int) -> None:
         self._lock = threading.Lock()
         self._pairing: ImagePairing[int, Any] = ImagePairing(max_delay, keep=KEPT)
-        self._infos: dict[int, Any] = {}
+        self._infos: dict[int, deque[tuple[int, Any]]] = {}
 
     def add(self, camera: int, stamp: int, message: Any) -> bool:
         """Remember an image; whether its stamp shows that time ran backward, so that everything older was forgotten."""
         with self._lock:
             return self._pairing.add(camera, stamp, message)
 
-    def set_info(self, camera: int, message: Any) -> None:
+    def set_info(self, camera: int, stamp: int, message: Any) -> None:
         """Remember a camera's calibration."""
         with self._lock:
-            self._infos[camera] = message
+            self._infos.setdefault(camera, deque(maxlen=KEPT)).append((stamp, message))
 
-    def info(self, camera: int) -> Any | None:
-        """The newest calibration of a camera."""
+    def info(self, camera: int, stamp: int) -> Any | None:
+        """The calibration that came with the image of that stamp, else the newest one; None before the first."""
         with self._lock:
-            return self._infos.get(camera)
+            infos = self._infos.get(camera)
+            if not infos:
+                return None
+            return next((message for at, message in reversed(infos) if at == stamp), infos[-1][1])
 
     def advance(self, stamp: int) -> bool:
         """A scan came; whether its stamp shows that time ran backward."""

@@ -232,7 +232,7 @@ class Labeller:
         points: npt.NDArray[np.float32],
         result: Segmentation,
     ) -> npt.NDArray[np.uint8]:
-        info = self._images.info(camera)
+        info = self._images.info(camera, paired.stamp)
         if info is None:
             raise CameraError(f"camera {name}: no CameraInfo came yet")
         optical = str(paired.image.header.frame_id)

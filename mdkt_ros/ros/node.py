@@ -215,7 +215,7 @@ class _Work:
     def _film(self, camera: int) -> None:
         kind = CompressedImage if self._settings.compressed else Image
         sensor = QoSProfile(depth=5, reliability=SENSOR_DATA)
-        info, image = functools.partial(self._images.set_info, camera), functools.partial(self._image, camera)
+        info, image = functools.partial(self._info, camera), functools.partial(self._image, camera)
         self._filming[camera] = [
             self._node.create_subscription(CameraInfo, f"~/input/camera_info{camera}", info, sensor),
             self._node.create_subscription(kind, f"~/input/image{camera}", image, sensor),
@@ -225,6 +225,9 @@ class _Work:
         for subscription in self._filming.pop(camera):
             self._node.destroy_subscription(subscription)
         self._images.forget(camera)
+
+    def _info(self, camera: int, message: CameraInfo) -> None:
+        self._images.set_info(camera, stamp_of(message.header), message)
 
     def _image(self, camera: int, message: Any) -> None:
         self.statistics.image(camera)
