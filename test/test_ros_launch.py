@@ -107,11 +107,11 @@ def test_launched_as_a_user_does_it_a_bag_is_labelled(environment, graph, checkp
     assert "has died" not in output, output
 
 
-def node(*parameters, remapped=()):
+def node(name, *parameters):
     """`ros2 run mdkt_ros segment`, but so that a signal reaches the node itself."""
     found = ros2("pkg", "prefix", "mdkt_ros").stdout.strip()
     given = [part for parameter in parameters for part in ("-p", parameter)]
-    command = [f"{found}/lib/mdkt_ros/segment", "--ros-args", *given, *remapped]
+    command = [f"{found}/lib/mdkt_ros/segment", "--ros-args", "-r", f"__node:={name}", *given]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -120,12 +120,14 @@ def node(*parameters, remapped=()):
 def test_a_signal_ends_the_node_at_once(environment, graph, checkpoint, moment, number):
     from lifecycle_msgs.srv import ChangeState
 
-    client = graph.node.create_client(ChangeState, "/segment/change_state")
+    # A name of its own: DDS remembers a node that another test has killed for a while.
+    name = f"{moment}_{number.name.lower()}"
+    client = graph.node.create_client(ChangeState, f"/{name}/change_state")
     # Many seconds of warming up.
     slow = (
         ["warmup_points:=1000000", "max_points:=1000000"] if moment == "configuring" else [f"checkpoint:={checkpoint}"]
     )
-    process = node("device:=cpu", *slow)
+    process = node(name, "device:=cpu", *slow)
     try:
         graph.until(client.service_is_ready, "the node")
         if moment != "unconfigured":
