@@ -151,7 +151,7 @@ def run(options: argparse.Namespace) -> Report:
     cache = begin(out, dense, source, options.force)
     with bar("scores") as progress:
         made = make_scores(cache, dense, workers=options.workers, progress=progress)
-    console.print(f"{out}: {made} scans scored, {len(source) - made} were there")
+    console.print(f"{out}: {made} scans scored, {len(source) - made} were there", soft_wrap=True)
     draw = label_draw(config, source)
     with bar("calibration") as progress:
         calibration = calibrate(cache, draw, progress=progress)

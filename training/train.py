@@ -221,7 +221,8 @@ def train(config: TrainConfig, processes: Processes) -> Path:
     model = path.parent / "model.safetensors"
     if processes.first:
         export_state(load_state(path), model, force=True)
-        console.print(f"{model}: trained for {steps} steps in {(time.monotonic() - began) / 60:.1f} minutes")
+        minutes = (time.monotonic() - began) / 60
+        console.print(f"{model}: trained for {steps} steps in {minutes:.1f} minutes", soft_wrap=True)
     return model
 
 
