@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
-import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from mdkt_ros.errors import ConfigError, MdktError, OutputError
 from mdkt_ros.output import atomic_output
 from training.data.crops import CropConfig, Crops, load_crops, photograph, save_crops
 from training.log import console
+from training.pool import run_all
 from training.pretrain_image_network import BackboneConfig, save_image_network, train_image_network
 from training.pretrain_image_text import ImageTextConfig, save_image_text, train_image_text
 from training.pretrain_report import ReportConfig, write_report
@@ -190,7 +190,8 @@ def _photos(out: Path, config: PretrainConfig, force: bool) -> Crops:
     missing = [seed for seed in seeds if force or not (folder / f"{seed}.safetensors").is_file()]
     if missing:
         with Progress(console=console) as bar:
-            making = _photograph_all(folder, missing, config)
+            workers = min(config.workers or os.cpu_count() or 1, len(missing))
+            making = run_all(functools.partial(_photograph, folder, config.crops), missing, workers)
             for _ in bar.track(making, total=len(missing), description="Photographing towns"):
                 pass
     parts = [load_crops(folder / f"{seed}.safetensors") for seed in seeds]
@@ -198,27 +199,7 @@ def _photos(out: Path, config: PretrainConfig, force: bool) -> Crops:
     return Crops(np.concatenate([part.images for part in parts]), captions)
 
 
-def _photograph_all(folder: Path, seeds: Sequence[int], config: PretrainConfig) -> Iterator[None]:
-    """Yield whenever a town is done."""
-    workers = min(config.workers or os.cpu_count() or 1, len(seeds))
-    if workers == 1:
-        for seed in seeds:
-            _photograph(folder, seed, config.crops)
-            yield
-        return
-    # Fresh processes: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_photograph, folder, seed, config.crops) for seed in seeds]
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                yield
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _photograph(folder: Path, seed: int, config: CropConfig) -> None:
+def _photograph(folder: Path, config: CropConfig, seed: int) -> None:
     save_crops(folder / f"{seed}.safetensors", photograph(seed, config).crops)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from rich.progress import Progress
@@ -19,6 +17,7 @@ from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output
 from training.config import DataConfig
 from training.log import console
+from training.pool import run_all
 
 
 def town_names(config: DataConfig) -> list[str]:
@@ -112,7 +111,8 @@ def make_towns(config: DataConfig, *, workers: int | None = None, scoring: bool 
     if not missing:
         return
     with Progress(console=console) as bar:
-        making = _make_all(root, missing, config, min(workers or os.cpu_count() or 1, len(missing)))
+        share = min(workers or os.cpu_count() or 1, len(missing))
+        making = run_all(functools.partial(_make, root, config), missing, share)
         for _ in bar.track(making, total=len(missing), description="Building towns"):
             pass
 
@@ -124,26 +124,7 @@ def _read(made: Path) -> object:
         raise DriveError(f"{made}: does not say how the towns beside it were made ({error}); remove them all") from None
 
 
-def _make_all(root: Path, names: list[str], config: DataConfig, workers: int) -> Iterator[None]:
-    """Yield whenever a town is done."""
-    if workers == 1:
-        for name in names:
-            _make(root, name, config)
-            yield
-        return
-    # Fresh processes: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_make, root, name, config) for name in names]
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                yield
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _make(root: Path, name: str, config: DataConfig) -> None:
+def _make(root: Path, config: DataConfig, name: str) -> None:
     from mdkt_ros.drive.synthetic import synthesize
 
     kitti = config.town_format == "semantickitti"
