@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ from small_models import random_meta, random_network
 from mdkt_ros.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# In the background of a shell Ctrl-C is ignored, under nohup the hang-up, and programs that a test starts would inherit
+# that. What is caught, unlike what is ignored, they do not inherit.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,6 @@ def test_info_says_that_a_pickled_checkpoint_is_one(monkeypatch, capsys, tmp_pat
 
 ENDED = """
 import os, signal, sys, time
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
 import mdkt_ros.info, mdkt_ros.cli
 from mdkt_ros.output import atomic_output
 
