@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from training.scheme.tokenizer import WordTokenizer
-from training.scheme.vision_ops import import_open_clip
+from mdkt_ros.tokenizer import WordTokenizer
+from mdkt_ros.vision_ops import import_open_clip
 
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.labels import LabelSpace
+from mdkt_ros.vision_ops import import_open_clip, import_timm
 from training.scheme.dense_clip import DenseClip, DenseOptions, ScoreMaps
 from training.scheme.dense_towers import dense_tower, own_values
-from training.scheme.image_text_model import load_image_text
 from training.scheme.text import class_text
-from training.scheme.vision_ops import import_open_clip, import_timm
 
 KITTI = LabelSpace.load("semantickitti")
 WHOLE = DenseOptions(window=0)

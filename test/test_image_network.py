@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mdkt_ros.errors import CheckpointError, ConfigError
+from mdkt_ros.vision_ops import import_timm
 from training.scheme.config import ImageNetworkConfig
 from training.scheme.image_network import STRIDES, ImageNetwork, build_image_network
-from training.scheme.vision_ops import import_timm
 
 SMALL = "test_resnet"  # timm's smallest residual network
 
@@ -134,7 +134,7 @@ def test_parameter_groups(weights_file):
         (build_image_network(config(lr=0.25)), 1.0),
     ):
         groups = network.parameter_groups()
-        assert [group["lr_factor"] for group in groups] == [rate, 1.0]
+        assert [group["factor"] for group in groups] == [rate, 1.0]
         assert {id(p) for p in groups[0]["params"]} == {id(p) for p in network.backbone.parameters()}
         assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in network.parameters())
 

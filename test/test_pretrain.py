@@ -12,6 +12,8 @@ pytest.importorskip("embreex")
 from mdkt_ros.errors import CheckpointError, ConfigError
 from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.labels import LabelSpace
+from mdkt_ros.tokenizer import WordTokenizer
+from mdkt_ros.vision_ops import import_open_clip
 from training import pretrain
 from training.data.captions import caption_tokenizer, content_words
 from training.data.crops import Crops
@@ -21,8 +23,6 @@ from training.pretrain_image_text import Batches, ImageTextConfig, augment, norm
 from training.pretrain_report import ReportConfig, class_figures, write_report
 from training.scheme.config import ImageNetworkConfig
 from training.scheme.image_network import build_image_network
-from training.scheme.tokenizer import WordTokenizer
-from training.scheme.vision_ops import import_open_clip
 
 CPU = torch.device("cpu")
 TINY = [

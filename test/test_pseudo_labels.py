@@ -15,6 +15,7 @@ from test_evaluate import count_by_hand
 
 from mdkt_ros.camera import visible
 from mdkt_ros.drive.semantickitti import SemanticKitti
+from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.labels import LabelSpace
 from training.config import load_config
 from training.data.draw import load_draw
@@ -22,7 +23,6 @@ from training.data.image_text import ImageTextCache, calibrate
 from training.data.source import open_source
 from training.pseudo_labels import main
 from training.scheme.dense_clip import DenseClip, DenseOptions
-from training.scheme.image_text_model import load_image_text
 from training.scheme.text import class_text
 
 KITTI = LabelSpace.load("semantickitti")

@@ -20,7 +20,6 @@ from mdkt_ros.drive.write_semantickitti import write_semantickitti
 from mdkt_ros.labels import LabelSpace
 from training.config import TrainConfig, load_config
 from training.data.dataset import StreamSampler, TrainingStream, make_batch
-from training.data.image_text import ImageTextCache
 from training.data.source import open_source
 from training.learner import make_learner
 from training.processes import Processes, join_processes
@@ -185,12 +184,10 @@ def test_a_batch_without_pairs_or_labels_still_reaches_every_parameter(data: Pat
         stream = TrainingStream(source, shared_draw(config, processes, source), config, make_grid(config))
         learner = make_learner(config, processes, stream)
         example = stream[0]
-        # All points behind the vehicle, where no camera looks, and none of them labelled.
-        lost = example.scan.take(np.zeros(len(example.scan), dtype=bool))
+        # No camera sees it, and none of its points has a label.
         blind = replace(
             example, pairs=replace_pairs(example), scan=replace(example.scan, target=example.scan.target * 0 + 255)
         )
-        assert len(lost) == 0
         losses, points = learner.losses(make_batch([blind]), 5, 10)
     sum(losses.values()).backward()
     assert points == 0
@@ -248,7 +245,6 @@ def test_a_loss_that_is_not_finite_is_named_with_its_scans(
 def test_a_missing_image_text_cache_is_one_line(data: Path, capsys: pytest.CaptureFixture[str]):
     assert main(overrides(data, "run", f"pseudo.cache={data.parent / 'nothing'}")) == 1
     assert "nothing" in capsys.readouterr().err.splitlines()[-1]
-    assert ImageTextCache is not None
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import torch
 from small_clip import MEAN, STD, VIT, random_clip, write_clip
 
 from mdkt_ros.errors import CheckpointError, ConfigError
+from mdkt_ros.image_text_model import load_image_text, weights_fingerprint
 from mdkt_ros.labels import LabelSpace
-from training.scheme.image_text_model import load_image_text, weights_fingerprint
+from mdkt_ros.vision_ops import import_open_clip
 from training.scheme.text import STREET_PROMPTS, ClassText, class_text, embed_words, load_prompts
-from training.scheme.vision_ops import import_open_clip
 
 KITTI = LabelSpace.load("semantickitti")
 

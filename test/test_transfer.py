@@ -235,10 +235,10 @@ def test_parameter_groups():
     transfer = make_models(offset_lr=0.1)[1]
     groups = transfer.parameter_groups()
     assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in transfer.parameters())
-    rates = {id(p): g["lr_factor"] for g in groups for p in g["params"]}
+    rates = {id(p): g["factor"] for g in groups for p in g["params"]}
     for name, parameter in transfer.named_parameters():
         assert rates[id(parameter)] == (0.1 if "deformable.place" in name else 1.0), name
-    assert [g["lr_factor"] for g in make_models(offsets=0)[1].parameter_groups() if g["params"]] == [1.0, 1.0, 1.0]
+    assert [g["factor"] for g in make_models(offsets=0)[1].parameter_groups() if g["params"]] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("scales", [[], [16], [8, 8]])

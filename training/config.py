@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mdkt_ros.errors import ConfigError
-from training.config_checks import DATA_KINDS as DATA_KINDS
 from training.config_checks import check_values
 from training.scheme.config import (
     ContrastConfig,

@@ -39,7 +39,8 @@ from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import confusion_matrix, scores
 from mdkt_ros.output import atomic_output, refuse_existing
 from mdkt_ros.segmenter import Segmenter
-from training.config import DATA_KINDS, DataConfig
+from training.config import DataConfig
+from training.config_checks import DATA_KINDS
 from training.data.source import open_data
 
 Sink = Callable[[int, npt.NDArray[np.uint8]], None]

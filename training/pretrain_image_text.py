@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mdkt_ros.tokenizer import UNKNOWN, WordTokenizer, split_words
+from mdkt_ros.vision_ops import import_open_clip
 from training.data.captions import caption_tokenizer, content_words
 from training.data.crops import Crops
 from training.losses import TrainingError
 from training.optimization import learning_rate
-from training.scheme.tokenizer import UNKNOWN, WordTokenizer, split_words
-from training.scheme.vision_ops import import_open_clip
 
 MEAN, DEVIATION = (0.42, 0.42, 0.40), (0.22, 0.22, 0.22)
 Progress = Callable[[int, int], None]

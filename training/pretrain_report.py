@@ -22,13 +22,13 @@ from mdkt_ros.drive.synthetic.camera_image import look
 from mdkt_ros.drive.synthetic.drive import SyntheticDrive
 from mdkt_ros.drive.synthetic.kinds import raw_semantickitti
 from mdkt_ros.drive.synthetic.town import stream
+from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.metrics import confusion_matrix
 from mdkt_ros.output import atomic_output
 from training.scheme.config import ImageNetworkConfig
 from training.scheme.dense_clip import DenseClip, DenseOptions
 from training.scheme.image_network import STRIDES, build_image_network
-from training.scheme.image_text_model import load_image_text
 from training.scheme.text import class_text
 
 _PROBE_PIXELS, _PROBE_STEPS = 6000, 60

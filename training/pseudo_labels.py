@@ -32,6 +32,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from mdkt_ros.device import resolve_device
 from mdkt_ros.drive.synthetic import TRAIN_SEEDS
 from mdkt_ros.errors import ConfigError, MdktError
+from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.output import atomic_output
 from training.config import TrainConfig, load_config
 from training.data.draw import LabelDraw, stored_draw
@@ -46,7 +47,6 @@ from training.log import console
 from training.scheme.calibration import Calibration
 from training.scheme.dense_clip import DenseClip, DenseOptions
 from training.scheme.dense_towers import LAST_BLOCKS
-from training.scheme.image_text_model import load_image_text
 from training.scheme.text import class_text, load_prompts
 
 

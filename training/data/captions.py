@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mdkt_ros.drive.synthetic.kinds import Kind
 from mdkt_ros.drive.synthetic.materials import Material
-from training.scheme.tokenizer import WordTokenizer
+from mdkt_ros.tokenizer import WordTokenizer
 
 SKY = len(Kind)
 """What is seen where no surface is, numbered after the kinds of surfaces."""

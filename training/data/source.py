@@ -27,7 +27,7 @@ class Source:
     """Labelled scans of one drive.
 
     Attributes:
-        kind: one of `training.config.DATA_KINDS`.
+        kind: one of `training.config_checks.DATA_KINDS`.
         root: folder of the data set.
         names: of the scans: their files below `root`, which stay the same whatever else is chosen.
         labels: label space of the scans' labels.

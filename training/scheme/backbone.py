@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from mdkt_ros.errors import CheckpointError, ConfigError
-from training.scheme.vision_ops import import_timm
+from mdkt_ros.vision_ops import import_timm
 
 
 def make_backbone(name: str, strides: Sequence[int], *, published: bool = False) -> Any:

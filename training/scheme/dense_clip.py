@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.image_text_model import ImageTextModel
 from training.scheme.dense_towers import DenseTower, dense_tower
-from training.scheme.image_text_model import ImageTextModel
 from training.scheme.text import ClassText
 
 _PIXELS_AT_ONCE = 1 << 20

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mdkt_ros.errors import ConfigError
-from training.scheme.vision_ops import import_open_clip
+from mdkt_ros.vision_ops import import_open_clip
 
 LAST_BLOCKS = ("auto", "value", "residual", "attention")
 """What the last block of a vision transformer gives a token.

@@ -9,24 +9,18 @@ normalised pixel by pixel over the channels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.optimization import ParameterGroup
 from training.scheme.backbone import group_norms, load_backbone, make_backbone
 from training.scheme.config import ImageNetworkConfig
 
 STRIDES = (4, 8, 16, 32)
 """Strides of the pyramid's levels."""
-
-
-class ParameterGroup(TypedDict):
-    """Parameters that learn at `lr_factor` times the learning rate."""
-
-    params: list[nn.Parameter]
-    lr_factor: float
 
 
 class ImageNetwork(nn.Module):
@@ -107,8 +101,8 @@ class ImageNetwork(nn.Module):
         backbone = [] if self._frozen else list(self.backbone.parameters())
         pyramid = [*self.lateral.parameters(), *self.norm.parameters()]
         return [
-            {"params": backbone, "lr_factor": self._lr if self.pretrained else 1.0},
-            {"params": pyramid, "lr_factor": 1.0},
+            {"params": backbone, "factor": self._lr if self.pretrained else 1.0},
+            {"params": pyramid, "factor": 1.0},
         ]
 
 

@@ -69,8 +69,7 @@ class Student(nn.Module):
         """Parameters by the factor on their learning rate."""
         yield {"params": list(self.network.parameters()), "factor": 1.0}
         if self.scheme.transfer is not None:
-            for group in self.scheme.transfer.parameter_groups():
-                yield {"params": group["params"], "factor": group["lr_factor"]}
+            yield from self.scheme.transfer.parameter_groups()
         if self.scheme.contrast is not None:
             yield {"params": list(self.scheme.contrast.parameters()), "factor": 1.0}
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mdkt_ros.errors import ConfigError
-from mdkt_ros.image_text_model import embed_words
+from mdkt_ros.image_text_model import ImageTextModel, embed_words
 from mdkt_ros.labels import LabelSpace
-from training.scheme.image_text_model import ImageTextModel
 
 STREET_PROMPTS = (
     "a photo of a {}.",

@@ -14,10 +14,11 @@ from mdkt_ros.network import NetworkOutput
 from mdkt_ros.sparse import SparseTensor
 from training.data.pairs import Pairs
 from training.losses import Labelled, SegmentationLoss
+from training.optimization import ParameterGroup
 from training.scheme.config import TransferConfig
 from training.scheme.deformable import DeformableTransfer, Pyramid
 from training.scheme.fusion import Fusion, transfer_kl
-from training.scheme.image_network import ImageNetwork, ParameterGroup
+from training.scheme.image_network import ImageNetwork
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ class Transfer(nn.Module):
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in taken]
         return [
             *images,
-            {"params": places, "lr_factor": self.config.offset_lr},
-            {"params": rest, "lr_factor": 1.0},
+            {"params": places, "factor": self.config.offset_lr},
+            {"params": rest, "factor": 1.0},
         ]
 
     def losses(
