@@ -17,7 +17,6 @@ import argparse
 import csv
 import datetime
 import itertools
-import multiprocessing
 import os
 import platform
 import signal
@@ -26,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, MdktError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.segmenter import Segmenter
+from mdkt_ros.workers import worker_pool
 from training.config import DataConfig, TrainConfig
 from training.data.towns import make_towns, open_towns
 from training.evaluate import evaluate
@@ -209,8 +209,7 @@ def run_all(runs: Sequence[Run], experiment: Experiment, jobs: int) -> int:
     """Make the rows of some runs, `jobs` at a time. Returns how many failed; the others' rows are there."""
     failed, left = 0, list(runs)
     pending: dict[Future[Row], Run] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_let_training_stop) as pool:
+    with worker_pool(jobs, _let_training_stop) as pool:
         while left or pending:
             # No more than are worked on: what waits in the pool would begin after Ctrl-C.
             while left and len(pending) < jobs:

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import multiprocessing
 import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from bench.methods import METHODS, RECIPE, Run, image_text_model
 from bench.rows import write_json
 from mdkt_ros.errors import ConfigError, MdktError
 from mdkt_ros.output import atomic_output
+from mdkt_ros.workers import worker_pool
 from training.config import PLACE_KEYS, TrainConfig, load_config
 from training.data.dataset import TrainingStream, make_batch
 from training.data.source import open_source
@@ -194,7 +193,7 @@ def bench(recipe: Path, more: Sequence[str], device: str, rounds: int, results: 
     peaks = {}
     # Before anything large is in this process, whose peak a new one inherits.
     for title, config in parts.items():
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with worker_pool(1) as pool:
             peaks[title] = pool.submit(peak_memory, config, device).result()
     costs = measure_time(parts, rounds, device)
     for title, peak in peaks.items():

@@ -323,7 +323,7 @@ def demo(
         "mdkt_demo"
     ),
     seed: Annotated[int, typer.Option(help="The test town.", min=2000, max=2999)] = 2000,
-    scans: Annotated[int, typer.Option(help="Length of the drive.", min=1)] = 80,
+    scans: Annotated[int, typer.Option(help="Length of the drive.", min=1)] = 160,
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
     force: Force = False,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from typing import TypeVar
+
+from mdkt_ros.workers import worker_pool
 
 _T = TypeVar("_T")
 
@@ -20,8 +21,7 @@ def run_all(job: Callable[[_T], None], items: Sequence[_T], workers: int) -> Ite
             job(item)
             yield
         return
-    # Fresh processes: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         jobs = [pool.submit(job, item) for item in items]
         try:
             for done in as_completed(jobs):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import signal
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from types import TracebackType
@@ -19,6 +18,7 @@ from mdkt_ros.drive.frame import Axes, Frame, View
 from mdkt_ros.drive.synthetic.drive import SyntheticDrive
 from mdkt_ros.errors import DriveError
 from mdkt_ros.labels import LabelSpace
+from mdkt_ros.workers import worker_pool
 
 _KILLED = "a process that makes the scans was killed: out of memory?"
 Made = TypeVar("Made")
@@ -46,9 +46,7 @@ class AheadDrive:
         self._maker = _Maker(seed, scans, rate_hz, None if pictured is None else frozenset(pictured))
         self._scans, self._waiting = scans, dict[int, Future[Frame]]()
         self._ahead = _AHEAD * workers
-        # Fresh processes: torch's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_quietly)
+        self._pool = worker_pool(workers, _end_quietly)
         try:
             built = [self._submit(self._maker.facts) for _ in range(workers)]
             facts = [_result(future) for future in built]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,9 +36,26 @@ class Hits(NamedTuple):
 def _embree(mesh: Mesh) -> rtcore_scene.EmbreeScene | None:
     if not len(mesh):
         return None
+    _start_embree()
     scene = rtcore_scene.EmbreeScene()
     TriangleMesh(scene, np.ascontiguousarray(mesh.corners, dtype=np.float32))
     return scene
+
+
+@functools.cache
+def _start_embree() -> None:
+    """Let Embree build its trees with one thread: a moment's are too small for more, which doubled the CPU time.
+
+    Embree counts the cores that the calling thread may use when its device is made, with the process's first scene.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        rtcore_scene.EmbreeScene()
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _normals(mesh: Mesh) -> Array:
