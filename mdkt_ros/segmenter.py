@@ -23,6 +23,7 @@ from mdkt_ros.network import PointNetwork
 from mdkt_ros.prompts import PromptScorer, PromptScores
 from mdkt_ros.resources import weights_dir
 from mdkt_ros.sparse import fuse
+from mdkt_ros.sparse.parallel import block_threads
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
 
 SHIPPED = "mdkt_synthetic_kitti.safetensors"
@@ -81,6 +82,7 @@ class Segmenter:
         axes: axis convention of the clouds that come, `x_forward` or `y_forward`.
         max_points: the most points that the network is given.
         prompts: what scores points by name, or None.
+        clock: seconds, for `timings`; `time.thread_time` counts the thread's own work alone.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Segmenter:
         self.axes = axes
         self.max_points = int(max_points)
         self.prompts = prompts
+        self.clock = time.perf_counter
         self._warned: set[type[Warning]] = set()
 
     @classmethod
@@ -179,6 +182,8 @@ class Segmenter:
     def labels(self) -> LabelSpace:
         return self.meta.labels
 
+    # Small operations that PyTorch splits wait for threads that a busy machine does not let run: 220 ms instead of 3.
+    @block_threads()
     def segment(self, points: npt.ArrayLike, intensity: npt.ArrayLike | None = None) -> Segmentation:
         """Label points (N, 3), metres in the LiDAR frame; `intensity` (N,) as the sensor gives it, or None.
 
@@ -189,13 +194,13 @@ class Segmenter:
         Raises:
             CloudError: wrong shapes or types.
         """
-        start = time.perf_counter()
+        start = self.clock()
         xyz, values = check_points(points, intensity)
         voxels = self._voxelize(self._turned(xyz), self._scaled(values))
         voxels, row_of_point = self._limit(voxels)
         batch, _ = collate([voxels])
         self._wait()
-        ready = time.perf_counter()
+        ready = self.clock()
         with torch.inference_mode():
             if len(voxels):
                 output = self.network(batch)
@@ -204,10 +209,10 @@ class Segmenter:
                 logits = batch.features.new_zeros(0, len(self.labels))
                 features = logits.new_zeros(0, self.network.feature_channels[1])
             self._wait()
-            inferred = time.perf_counter()
+            inferred = self.clock()
             class_id, probability, entropy = (table[row_of_point].cpu().numpy() for table in _tables(logits))
             prompts = None if self.prompts is None else self.prompts(features, row_of_point)
-        end = time.perf_counter()
+        end = self.clock()
         timings = {
             "preprocess": 1e3 * (ready - start),
             "inference": 1e3 * (inferred - ready),
@@ -274,7 +279,7 @@ class Segmenter:
         """Once per segmenter, not per scan."""
         if category not in self._warned:
             self._warned.add(category)
-            warnings.warn(message, category, stacklevel=4)
+            warnings.warn(message, category, stacklevel=5)  # past the decorator of `segment`
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
