@@ -18,7 +18,7 @@ from mdkt_ros.voxels import VoxelGrid, voxelize
 from training.config import AugmentConfig
 from training.data.augment import augment, mix
 from training.data.pair_finder import ImagePairs, PairFinder, change_color
-from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join
+from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join, thin
 from training.data.scan import Scan, make_scan
 from training.data.source import Source
 from training.scheme.config import ImagesConfig
@@ -388,3 +388,30 @@ def test_real_pairs_show_what_is_labelled(real_data: Path):
         unlabelled = join(replace(scan, target=np.full_like(scan.target, IGNORE)), voxels, (part,))
         assert 0.3 < len(unlabelled) / len(pairs) < 0.95  # one a voxel
         assert len(np.unique(unlabelled.row)) == len(unlabelled)
+
+
+def test_thinning_keeps_every_label_and_draws_the_rest_anew():
+    count = 500
+    target = np.full(count, IGNORE)
+    target[::50] = 3
+    whole = ExamplePairs(
+        images=np.zeros((2, 3, 4, 4), np.uint8),
+        row=np.arange(count),
+        image=np.repeat([0, 1], count // 2),
+        pixel=np.stack([np.arange(count)] * 2, axis=1).astype(np.float32),
+        target=target,
+        point=np.arange(count) + 7,
+    )
+    first, second = (thin(whole, 60, np.random.default_rng(seed)) for seed in (0, 1))
+    assert len(first) == len(second) == 60
+    for few in (first, second):
+        assert (few.target != IGNORE).sum() == 10
+        assert (np.diff(few.image) >= 0).all()
+        assert (np.diff(few.row) > 0).all()
+        assert np.array_equal(few.point, few.row + 7)
+        assert np.array_equal(few.pixel[:, 0], few.row)
+    assert not np.array_equal(first.row, second.row)
+    assert thin(whole, 0, np.random.default_rng(0)) is whole
+    assert thin(whole, count, np.random.default_rng(0)) is whole
+    # Labels are never thinned, however few pairs are asked for.
+    assert np.array_equal(thin(whole, 4, np.random.default_rng(0)).row, np.arange(0, count, 50))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mdkt_ros.drive.synthetic import VALIDATION_SEEDS
 from mdkt_ros.drive.synthetic.camera_image import look
 from mdkt_ros.drive.synthetic.drive import SyntheticDrive
-from mdkt_ros.drive.synthetic.kinds import raw_semantickitti
+from mdkt_ros.drive.synthetic.kinds import raw_nuscenes
 from mdkt_ros.drive.synthetic.town import stream
 from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.labels import IGNORE, LabelSpace
@@ -59,7 +59,7 @@ def take_sights(config: ReportConfig, labels: LabelSpace) -> list[Sight]:
     """Views of the validation towns with the truth of their pixels."""
     sights = []
     for seed in VALIDATION_SEEDS[: config.towns]:
-        drive = SyntheticDrive(seed, scans=2 * config.views, rate_hz=0.4)
+        drive = SyntheticDrive(seed, format="nuscenes", scans=2 * config.views, rate_hz=0.4)
         mount = drive.rig.cameras[0]
         for index in range(0, len(drive), 2):
             time = drive.time(index)
@@ -67,7 +67,7 @@ def take_sights(config: ReportConfig, labels: LabelSpace) -> list[Sight]:
             pose = drive.ego.pose(time) @ mount.ego_from_camera
             hits = look(moment, mount, pose)
             kind = moment.of("kind", hits.triangle)
-            truth = labels.from_raw(raw_semantickitti(kind, np.zeros(len(kind), dtype=np.bool_)), drive.name)
+            truth = labels.from_raw(raw_nuscenes(kind), drive.name)
             truth = np.where(hits.triangle < 0, IGNORE, truth).reshape(mount.height, mount.width)
             y, x = (a.ravel() for a in np.mgrid[0 : mount.height : config.step, 0 : mount.width : config.step])
             known = truth[y, x] != IGNORE
@@ -169,7 +169,7 @@ def write_report(
     out: Path, config: ReportConfig, *, force: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Write `out/report.json` about the weights in `out`, and return it."""
-    labels = LabelSpace.load("semantickitti")
+    labels = LabelSpace.load("nuscenes")
     weights, model = out / "image_network.safetensors", out / "image_text" / "open_clip_config.json"
     with safe_open(weights, "pt") as file:
         metadata = file.metadata()

@@ -13,17 +13,18 @@ from mdkt_ros.drive.synthetic.camera_image import Renderer, look
 from mdkt_ros.drive.synthetic.drive import SyntheticDrive
 from mdkt_ros.drive.synthetic.kinds import THINGS, Kind
 from mdkt_ros.drive.synthetic.light import draw_light
+from mdkt_ros.drive.synthetic.mix import CITY
 from mdkt_ros.drive.synthetic.rig import Mount
 from mdkt_ros.drive.synthetic.scene import Moment
-from mdkt_ros.drive.synthetic.town import Town, stream
+from mdkt_ros.drive.synthetic.town import Town, build_town, stream
 from training.data.captions import SKY
 
 Array = npt.NDArray[np.float64]
 _SCANS, _RATE = 60, 0.5
 # How often a camera is pointed at a kind, relative to one another.
 _POINTED: dict[Kind, float] = {
-    Kind.CAR: 1.5, Kind.TRUCK: 1.5, Kind.BUS: 1, Kind.TRAILER: 1, Kind.CONSTRUCTION_VEHICLE: 0.3, Kind.PERSON: 2,
-    Kind.BICYCLE: 1.5, Kind.MOTORCYCLE: 1.5, Kind.BICYCLIST: 2, Kind.MOTORCYCLIST: 2, Kind.BARRIER: 0.3, Kind.CONE: 0.3,
+    Kind.CAR: 1.5, Kind.TRUCK: 1.5, Kind.BUS: 1, Kind.TRAILER: 1, Kind.CONSTRUCTION_VEHICLE: 0.7, Kind.PERSON: 2,
+    Kind.BICYCLE: 1.5, Kind.MOTORCYCLE: 1.5, Kind.BICYCLIST: 2, Kind.MOTORCYCLIST: 2, Kind.BARRIER: 1, Kind.CONE: 1,
     Kind.SIGN: 2, Kind.POLE: 2, Kind.TRUNK: 1, Kind.FENCE: 1.5, Kind.OTHER_GROUND: 1, Kind.PARKING: 1,
     Kind.TERRAIN: 0.5, Kind.OTHER_OBJECT: 0.5,
 }  # fmt: skip
@@ -64,6 +65,7 @@ class Views:
 
     def __init__(self, seed: int, settings: ViewSettings, town: Town | None = None) -> None:
         self.settings, self.rng = settings, stream(seed, 40)
+        town = build_town(seed, CITY) if town is None else town
         self._drive = SyntheticDrive(seed, scans=_SCANS, rate_hz=_RATE, images=False, town=town)
         static = self._drive.town.static
         self._standing = {kind: np.flatnonzero(static.kind == kind) for kind in sorted(_STANDING)}

@@ -28,7 +28,7 @@ from training.data.draw import LabelDraw
 from training.data.hints import LocalView, TeacherView, TextScores, collate_views, join_scores, teacher_view
 from training.data.image_text import ImageTextCache
 from training.data.pair_finder import PairFinder
-from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join
+from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join, thin
 from training.data.scan import Scan, make_scan
 from training.data.source import Source
 
@@ -166,7 +166,8 @@ class TrainingStream(Dataset[Example]):
         scan, voxels, recorded = example.scan, example.voxels, example.recorded
         pairs = scores = view = None
         if self._finder is not None:
-            pairs = join(scan, voxels, tuple(self._finder.find(index, rng) for index in recorded))
+            found = join(scan, voxels, tuple(self._finder.find(index, rng) for index in recorded))
+            pairs = thin(found, self.config.images.pairs, rng)
         if self.image_text is not None:
             scores = join_scores(scan, voxels, tuple(self.image_text.scan(index) for index in recorded))
         if uses_teacher(self.config):

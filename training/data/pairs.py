@@ -106,6 +106,21 @@ def join(scan: Scan, voxels: Voxels, parts: Sequence[ImagePairs]) -> ExamplePair
     )
 
 
+def thin(pairs: ExamplePairs, most: int, rng: np.random.Generator) -> ExamplePairs:
+    """At most `most` pairs, labelled ones first, the others drawn; 0 keeps all. The images stay as they are.
+
+    A step's transfer is a mean over pairs: a few thousand of them say the same as all, and cost less.
+    """
+    if not most or len(pairs) <= most:
+        return pairs
+    labelled = pairs.target != IGNORE
+    others = np.flatnonzero(~labelled)
+    drawn = rng.choice(others, min(max(most - int(labelled.sum()), 0), len(others)), replace=False)
+    kept = np.sort(np.concatenate([np.flatnonzero(labelled), drawn]))
+    chosen = {name: getattr(pairs, name)[kept] for name in ("row", "image", "pixel", "target", "point")}
+    return replace(pairs, **chosen)
+
+
 def collate_pairs(examples: Sequence[ExamplePairs], offsets: npt.NDArray[np.int64]) -> Pairs:
     """Join the pairs of a batch's examples, whose voxels begin at `offsets` (B + 1,) as `voxels.collate` gives them."""
     images = stack_images([example.images for example in examples])

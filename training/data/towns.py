@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -82,6 +83,7 @@ def make_towns(config: DataConfig, *, workers: int | None = None, scoring: bool 
         ConfigError: a seed that is not for training, or for scoring one that is.
     """
     from mdkt_ros.drive.synthetic import TRAIN_SEEDS
+    from mdkt_ros.drive.synthetic.drive import MIXES
 
     last = config.town_first + config.towns - 1
     if not scoring and last not in TRAIN_SEEDS:
@@ -99,10 +101,11 @@ def make_towns(config: DataConfig, *, workers: int | None = None, scoring: bool 
     }
     kitti = config.town_format == "semantickitti"
     if not kitti:
-        settings["format"] = config.town_format
+        settings |= {"format": config.town_format, "mix": dataclasses.asdict(MIXES["nuscenes"])}
     folder = root / "sequences" if kitti else root
     folder.mkdir(parents=True, exist_ok=True)
     made = root / "towns.json"
+    settings = json.loads(json.dumps(settings))
     if made.is_file() and (there := _read(made)) != settings:
         raise DriveError(f"{made}: the towns there were made with {there}, not {settings}; take another data.root")
     with atomic_output(made, force=True) as temporary:

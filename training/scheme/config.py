@@ -10,6 +10,7 @@ class ImagesConfig:
     """The camera images that belong to the training scans; read when a part that needs them is on."""
 
     cameras: int = 1  # images a scan and step, drawn anew each time from those that there are
+    pairs: int = 0  # at most, of a point and a pixel, a scan and step, labelled ones first; 0: all
     scale: float = 0.5  # of the recorded size, before anything else
     color: float = 0.2  # brightness, contrast and saturation, uniform in 1 +-
     flip: float = 0.0  # probability of mirroring an image, its points' pixels with it

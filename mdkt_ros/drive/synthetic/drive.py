@@ -16,6 +16,7 @@ from mdkt_ros.drive.synthetic.ego import Ego
 from mdkt_ros.drive.synthetic.kinds import raw_nuscenes, raw_semantickitti
 from mdkt_ros.drive.synthetic.lidar import Scan, beam_directions, scan, with_beams
 from mdkt_ros.drive.synthetic.light import draw_light
+from mdkt_ros.drive.synthetic.mix import CITY, SUBURB, Mix
 from mdkt_ros.drive.synthetic.rig import RIGS, Format, Rig
 from mdkt_ros.drive.synthetic.scene import Moment
 from mdkt_ros.drive.synthetic.textures import Textures
@@ -28,6 +29,8 @@ from mdkt_ros.labels import LabelSpace
 EPOCH = 1_600_000_000 * 10**9
 """Nanoseconds: when every drive begins."""
 _DEFAULT_RATE = {"semantickitti": 10.0, "nuscenes": 2.0}
+MIXES: dict[Format, Mix] = {"semantickitti": SUBURB, "nuscenes": CITY}
+"""What is in the streets that each data set drove through."""
 
 
 class SyntheticDrive:
@@ -39,12 +42,12 @@ class SyntheticDrive:
 
     Args:
         seed: of the town and all that happens in it; see `TRAIN_SEEDS` and its siblings.
-        format: whose sensors, axes and raw ids.
+        format: whose sensors, axes, raw ids and streets (`MIXES`).
         scans: number of frames. rate_hz: frames a second; 10 (semantickitti) or 2 (nuscenes) by default. A low rate
             gives scans that have little in common.
         speed: of the vehicle in m/s; it slows down in bends.
         images: whether frames have views. beams: of the LiDAR; 64 or 32 by default.
-        town: that of the seed, where it is built already (`build_town`), which saves seconds.
+        town: that of the seed, where it is built already (`build_town`), which saves seconds; with its own mix.
 
     Raises:
         ConfigError: an argument out of range.
@@ -83,10 +86,12 @@ class SyntheticDrive:
         self._labels = LabelSpace.load(format)
         if town is not None and town.seed != self.seed:
             raise ConfigError(f"the town is that of seed {town.seed}, the drive has seed {self.seed}")
-        self.town = build_town(self.seed) if town is None else town
+        self.town = build_town(self.seed, MIXES[format]) if town is None else town
         duration = scans / rate
         self.ego = Ego(self.town.network, stream(self.seed, 20), duration + 1, speed)
-        self.traffic = Traffic(self.town.network, stream(self.seed, 21), self.ego, duration, self.town.instances)
+        self.traffic = Traffic(
+            self.town.network, stream(self.seed, 21), self.ego, duration, self.town.instances, self.town.mix
+        )
 
     @functools.cached_property
     def renderer(self) -> Renderer:

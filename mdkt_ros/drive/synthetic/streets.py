@@ -47,8 +47,15 @@ def mark_road(site: Site, rng: Rng, index: int) -> None:
                 site.strip(index, q + inward * 2.0, t, (2.6, 0.5), Kind.LANE_MARKING)
 
 
-def park_vehicles(site: Site, rng: Rng, stretch: Stretch) -> None:
-    """Vehicles in the parking strip, and the lines between its bays."""
+def park_vehicles(
+    site: Site, rng: Rng, stretch: Stretch, large: float, closed: tuple[float, float] | None = None
+) -> None:
+    """Vehicles in the parking strip, and the lines between its bays.
+
+    Args:
+        large: share of the vehicles parked along a street that are trucks, trailers or buses.
+        closed: from where to where there is no parking.
+    """
     if not stretch.parking:
         return
     start, end = stretch.q0 + stretch.margin0 + 10, stretch.q1 - stretch.margin1 - 10
@@ -59,20 +66,23 @@ def park_vehicles(site: Site, rng: Rng, stretch: Stretch) -> None:
     q = start + pitch / 2
     center = stretch.side * (road.half_width + stretch.parking / 2)
     while q < end - pitch / 2:
+        if closed is not None and closed[0] - 8 < q < closed[1] + 8:
+            q += pitch
+            continue
         site.strip(stretch.road, q - pitch / 2, center, (0.1, stretch.parking - 0.2), Kind.PARKING)
         step = 1.0
         if rng.random() < busy:
             heading = float(road.heading(q)) + (0 if stretch.side < 0 else np.pi)
             draw = rng.random()
             xy = road.world(q, center + rng.normal(0, 0.08))
-            if along and draw < 0.09:
-                sort: Sort = "truck" if draw < 0.045 else "trailer" if draw < 0.075 else "bus"
+            if along and draw < large:
+                sort: Sort = "truck" if draw < large / 2 else "trailer" if draw < large * 5 / 6 else "bus"
                 step = 3.0 if sort == "bus" else 2.0
                 if q + pitch * step < end:
                     site.add(site.stock.pick(rng, sort), road.world(q + pitch * (step - 1) / 2, center), heading)
-            elif draw < 0.11:
+            elif draw < large + 0.02:
                 site.add(site.stock.pick(rng, "rider"), xy, heading + float(rng.normal(0, 0.1)))
-            elif draw < 0.16:
+            elif draw < large + 0.07:
                 for i in (-0.8, 0.2, 1.0):
                     machine = site.stock.pick(rng, "motorcycle")
                     site.add(machine, road.world(q + i, center), heading + np.pi / 2 + float(rng.normal(0, 0.1)))
@@ -82,8 +92,8 @@ def park_vehicles(site: Site, rng: Rng, stretch: Stretch) -> None:
         q += pitch * step
 
 
-def furnish(site: Site, rng: Rng, stretch: Stretch) -> None:
-    """Lamp posts, signs, traffic lights, bins, bollards, street trees and people standing about on the pavement."""
+def furnish(site: Site, rng: Rng, stretch: Stretch, standing: int) -> None:
+    """Lamp posts, signs, traffic lights, bins, bollards, street trees and at most `standing` people on the pavement."""
     start, end = stretch.q0 + stretch.margin0 + 4, stretch.q1 - stretch.margin1 - 4
     wide = site.network.sidewalk
 
@@ -116,7 +126,7 @@ def furnish(site: Site, rng: Rng, stretch: Stretch) -> None:
     if rng.random() < 0.15:
         for q in np.arange(start + 2, min(start + 14, end), 1.6):
             put(site.stock.pick(rng, "bollard"), q, 0.3)
-    for _ in range(int(rng.integers(0, 3))):
+    for _ in range(int(rng.integers(0, standing + 1))):
         put(
             site.stock.pick(rng, "person"),
             rng.uniform(start, end),

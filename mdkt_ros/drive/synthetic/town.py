@@ -9,9 +9,11 @@ import numpy as np
 
 from mdkt_ros.drive.synthetic.ground import build_ground
 from mdkt_ros.drive.synthetic.mesh import Color, Mesh, concatenate
+from mdkt_ros.drive.synthetic.mix import SUBURB, Mix
 from mdkt_ros.drive.synthetic.plot import Site
 from mdkt_ros.drive.synthetic.plots import BUILDERS
 from mdkt_ros.drive.synthetic.roads import Network, lay_out
+from mdkt_ros.drive.synthetic.roadworks import dig_up, plan_roadworks
 from mdkt_ros.drive.synthetic.scene import Scene
 from mdkt_ros.drive.synthetic.stock import Stock
 from mdkt_ros.drive.synthetic.streets import furnish, mark_road, park_vehicles
@@ -28,13 +30,14 @@ class Town:
     """What does not move.
 
     Attributes:
-        seed: what it was built from. network: streets and ground.
+        seed, mix: what it was built from. network: streets and ground.
         static: every triangle.
         parked: boxes of countable things.
         instances: how many instance ids are taken (1..instances).
     """
 
     seed: int
+    mix: Mix
     network: Network
     static: Mesh
     parked: tuple[Thing, ...]
@@ -65,8 +68,8 @@ def _palette(rng: np.random.Generator) -> dict[str, Color]:
     }
 
 
-def build_town(seed: int) -> Town:
-    """Build the town of a seed; the same seed gives the same town, triangle for triangle."""
+def build_town(seed: int, mix: Mix = SUBURB) -> Town:
+    """Build the town of a seed; the same seed and mix give the same town, triangle for triangle."""
     network = lay_out(stream(seed, 1))
     site = Site(network, Stock(stream(seed, 3)))
     site.meshes.append(build_ground(network, _palette(stream(seed, 2))))
@@ -75,6 +78,10 @@ def build_town(seed: int) -> Town:
     for index in range(len(network.roads)):
         mark_road(site, stream(seed, 5, index), index)
     for index, stretch in enumerate(network.stretches):
-        park_vehicles(site, stream(seed, 6, index), stretch)
-        furnish(site, stream(seed, 7, index), stretch)
-    return Town(seed, network, concatenate(site.meshes), tuple(site.parked), site.instances)
+        rng = stream(seed, 8, index)
+        works = plan_roadworks(rng, stretch, mix.roadworks)
+        if works is not None:
+            dig_up(site, rng, stretch, works)
+        park_vehicles(site, stream(seed, 6, index), stretch, mix.large, works)
+        furnish(site, stream(seed, 7, index), stretch, mix.standing)
+    return Town(seed, mix, network, concatenate(site.meshes), tuple(site.parked), site.instances)

@@ -11,6 +11,7 @@ from mdkt_ros.drive.synthetic import people, vehicles
 from mdkt_ros.drive.synthetic.ego import Ego
 from mdkt_ros.drive.synthetic.kinds import Kind
 from mdkt_ros.drive.synthetic.mesh import Mesh, concatenate
+from mdkt_ros.drive.synthetic.mix import Mix
 from mdkt_ros.drive.synthetic.roads import Network, Stretch
 from mdkt_ros.drive.synthetic.thing import Thing, bounding_box, boxed
 
@@ -85,9 +86,9 @@ class Traffic:
     """Everything that moves in a town during a drive, less what would run into the ego vehicle or another."""
 
     def __init__(
-        self, network: Network, rng: np.random.Generator, ego: Ego, duration: float, first_instance: int
+        self, network: Network, rng: np.random.Generator, ego: Ego, duration: float, first_instance: int, mix: Mix
     ) -> None:
-        self._network = network
+        self._network, self._mix = network, mix
         self.stock = _stock(rng)
         self._by_kind = {
             kind: [i for i, s in enumerate(self.stock) if s.kind == kind] for kind in {s.kind for s in self.stock}
@@ -107,7 +108,7 @@ class Traffic:
 
     def _vehicles(self, rng: np.random.Generator, duration: float) -> list[Mover]:
         kinds = [Kind.CAR, Kind.TRUCK, Kind.BUS, Kind.MOTORCYCLIST, Kind.BICYCLIST]
-        weights = np.array([0.54, 0.07, 0.05, 0.16, 0.18])
+        weights = np.array(self._mix.vehicles)
         movers = []
         for index, road in enumerate(self._network.roads):
             for direction in (1, -1):
@@ -131,7 +132,7 @@ class Traffic:
     def _walkers(self, rng: np.random.Generator) -> list[Mover]:
         movers = []
         for stretch in self._network.stretches:
-            for _ in range(int(rng.poisson(1.3))):
+            for _ in range(int(rng.poisson(self._mix.walkers))):
                 movers.append(self._walker(rng, stretch))
         return [m for m in movers if abs(m.q1 - m.q0) > 8]
 
