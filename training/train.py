@@ -140,12 +140,11 @@ def make_loader(stream: TrainingStream, start: int, steps: int, processes: Proce
     )
 
 
-def train(config: TrainConfig, processes: Processes) -> Path:
-    """Train as configured. Returns the vehicle's checkpoint.
+def open_data(config: TrainConfig, processes: Processes) -> Source:
+    """The scans to train on; synthetic towns that are missing are made first.
 
     Raises:
-        ConfigError, DriveError, LabelError, OutputError, CheckpointError: before the first step, one line each.
-        TrainingError: a loss that is not finite. Interrupted: stopped early, the state is saved.
+        ConfigError: processes that cannot share a batch. DriveError, LabelError: data that cannot be used.
     """
     if config.optim.batch_size % processes.world:
         raise ConfigError(
@@ -155,7 +154,17 @@ def train(config: TrainConfig, processes: Processes) -> Path:
         if processes.first:
             make_towns(config.data)
         processes.barrier()
-    grid, source = make_grid(config), open_source(config.data)
+    return open_source(config.data)
+
+
+def train(config: TrainConfig, processes: Processes) -> Path:
+    """Train as configured. Returns the vehicle's checkpoint.
+
+    Raises:
+        ConfigError, DriveError, LabelError, OutputError, CheckpointError: before the first step, one line each.
+        TrainingError: a loss that is not finite. Interrupted: stopped early, the state is saved.
+    """
+    grid, source = make_grid(config), open_data(config, processes)
     state = prepare_out(config, processes)
     draw = shared_draw(config, processes, source)
     if state is not None and state.facts["fingerprint"] != draw.fingerprint:

@@ -93,10 +93,7 @@ def write_page(
             packed = pack_frame(frame, axes=axes, limit=point_limit, image_width=800 if many else 1242)
             statistics.add(frame)
             statistics.shown += packed["n"]
-            counts = escape(_json(_either(packed)))
-            file.write(
-                f'<script type="application/json" class="frame" data-counts="{counts}">{_json(packed)}</script>\n'
-            )
+            file.write(_frame_html(packed))
             if progress is not None:
                 progress(done, max(total, done) if total else 0)
         if not statistics.frames:
@@ -113,6 +110,11 @@ def write_page(
         )
         file.write(f"<script>{script}</script>{end}")
     return statistics
+
+
+def _frame_html(packed: dict[str, Any]) -> str:
+    counts = escape(_json(_either(packed)))
+    return f'<script type="application/json" class="frame" data-counts="{counts}">{_json(packed)}</script>\n'
 
 
 def _script() -> str:
