@@ -290,31 +290,28 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Passes; medians are shown.", min=1)] = 5,
     device: Annotated[str, typer.Option(help="Where the wall time is measured: cpu, cuda or cuda:N.")] = "cpu",
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    node: Annotated[
+        bool, typer.Option("--node", help="Each stage of the ROS 2 node instead, on one thread; latency with rclpy.")
+    ] = False,
+    checkpoint: CheckpointOption = None,
 ) -> None:
-    """Measure what each network preset costs on a scan: parameters, GFLOP, milliseconds."""
-    import dataclasses
+    """Measure what each network preset costs on a scan, or with --node what each stage of the ROS 2 node does."""
+    from mdkt_ros.bench_command import bench_networks, bench_node
 
-    from mdkt_ros.bench import PRESETS, measure, parse_preset, spinning_scan
-    from mdkt_ros.device import resolve_device
-    from mdkt_ros.output import atomic_output
-    from mdkt_ros.report import print_measurements
-    from mdkt_ros.scan import read_scan
-
-    cloud = None if scan is None else read_scan(scan)
     with progress_bar("Measuring") as progress:
-        results = measure(
-            spinning_scan() if cloud is None else cloud.xyz(),
-            None if cloud is None else cloud.intensity(),
-            voxel_size=voxel_size,
-            presets=[parse_preset(text) for text in preset] if preset else PRESETS,
-            repeats=repeats,
-            device=str(resolve_device(device)),
-            progress=progress,
-        )
-    print_measurements(console, results)
-    if as_json is not None:
-        with atomic_output(as_json, force=True) as path:
-            path.write_text(json.dumps([dataclasses.asdict(row) for row in results], indent=1) + "\n", encoding="utf-8")
+        if node:
+            show = bench_node(scan, checkpoint, device=device, repeats=repeats, progress=progress, as_json=as_json)
+        else:
+            show = bench_networks(
+                scan,
+                preset or (),
+                voxel_size=voxel_size,
+                repeats=repeats,
+                device=device,
+                progress=progress,
+                as_json=as_json,
+            )
+    show(console)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from mdkt_ros.segment_summary import SegmentSummary, counted
 
 if TYPE_CHECKING:
     from mdkt_ros.bench import Measurement
+    from mdkt_ros.bench_node import NodeMeasurement
 
 
 def print_summary(console: Console, summary: SegmentSummary) -> None:
@@ -122,6 +123,30 @@ def print_measurements(console: Console, results: Sequence[Measurement]) -> None
         size = f"{row.parameters / 1e6:.2f}"
         table.add_row(row.preset, f"{row.width:g}", size, *(f"{figure:.4g}" for figure in figures))
     console.print(table)
+
+
+def print_node_measurements(console: Console, results: Sequence[NodeMeasurement]) -> None:
+    """Print what `mdkt bench --node` measured: a row a stage, two columns a scan."""
+    table = Table(title="One thread; milliseconds are medians, a scan", title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    for row in results:
+        table.add_column(f"{row.points:,} points, CPU", justify="right")
+        table.add_column("wall", justify="right")
+    for stage in results[0].cpu_ms:
+        figures = [figure for row in results for figure in (row.cpu_ms[stage], row.wall_ms[stage])]
+        table.add_row(stage, *(f"{figure:.2f}" for figure in figures))
+    totals = [text for row in results for text in (f"{row.overhead_ms:.2f}", "")]
+    table.add_row("all but the network", *totals, style="bold")
+    console.print(table)
+    for row in results:
+        if row.latency_ms is None:
+            console.print(f"{row.points:,} points: latency not measured, there is no rclpy here")
+            continue
+        told = ", ".join(f"{name} {value:.1f}" for name, value in row.latency_ms.items())
+        console.print(
+            f"{row.points:,} points: from publishing the cloud to its labels in another process {told} ms "
+            f"({counted(row.latency_scans, 'scan')})"
+        )
 
 
 def print_description(console: Console, description: dict[str, Any]) -> None:

@@ -301,7 +301,7 @@ def _tables(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
         shifted = logits.float() - best[:, None]
         weight = shifted.exp()
         total = weight.sum(dim=1)
-        nats = (total.log() - (weight * shifted).sum(dim=1) / total).clamp_(min=0)
+        nats = (total.log() - shifted.mul_(weight).sum(dim=1) / total).clamp_(min=0)
         # Logits that are not finite (intensity of 1e30) are no prediction; any one makes the entropy NaN.
         sound = torch.isfinite(nats)
         class_id[:-1] = torch.where(sound, index, IGNORE)

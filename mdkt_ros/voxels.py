@@ -169,15 +169,19 @@ def voxelize(
             np.zeros((0, 3), np.int32), np.zeros((0, len(names)), np.float32), np.full(len(xyz), -1, dtype=np.int64)
         )
     inverse = np.float32(1.0 / grid.voxel_size)
-    cells = np.empty((3, count), dtype=np.int64)
+    cells = np.empty((3, count), dtype=np.int32)  # at most 2**20 along an axis
     for axis in range(3):
         # Truncation is floor here; the last voxel takes what rounding pushes beyond it.
         cells[axis] = (columns[axis] - low[axis]) * inverse
         np.minimum(cells[axis], grid.shape[axis] - 1, out=cells[axis])
-    order, is_first = _group((cells[0] * grid.shape[1] + cells[1]) * grid.shape[2] + cells[2], math.prod(grid.shape))
+    key = (cells[0].astype(np.int64) * grid.shape[1] + cells[1]) * grid.shape[2] + cells[2]
+    order, is_first = _group(key, math.prod(grid.shape))
     voxel = np.empty(count, dtype=np.int64)
     voxel[order] = np.cumsum(is_first) - 1
-    coordinates = np.ascontiguousarray(cells[:, order[is_first]].T, dtype=np.int32)
+    coordinates = np.empty((int(voxel[order[-1]]) + 1, 3), dtype=np.int32)
+    first = order[is_first]
+    for axis in range(3):
+        coordinates[:, axis] = cells[axis].take(first)
     means = np.empty((len(coordinates), len(names)), dtype=np.float32)
     points_in = np.bincount(voxel)
     for column, name in enumerate(names):
