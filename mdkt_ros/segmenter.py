@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -210,7 +211,7 @@ class Segmenter:
                 features = logits.new_zeros(0, self.network.feature_channels[1])
             self._wait()
             inferred = self.clock()
-            class_id, probability, entropy = (table[row_of_point].cpu().numpy() for table in _tables(logits))
+            class_id, probability, entropy = (_take(table, row_of_point) for table in _tables(logits))
             prompts = None if self.prompts is None else self.prompts(features, row_of_point)
         end = self.clock()
         timings = {
@@ -308,6 +309,12 @@ def _tables(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
         probability[:-1] = torch.where(sound, total.reciprocal(), 0)
         entropy[:-1] = torch.where(sound, nats, 0)
     return class_id, probability, entropy
+
+
+def _take(table: torch.Tensor, rows: torch.Tensor) -> npt.NDArray[Any]:
+    """`table[rows]` as an array; a row of -1 is the last."""
+    # NumPy takes a third of the time of PyTorch's indexing.
+    return table.numpy().take(rows.numpy()) if table.device.type == "cpu" else table[rows].cpu().numpy()
 
 
 def _doubt(scaled: npt.NDArray[np.float32], raw: npt.NDArray[np.float32], scale: float) -> str | None:
