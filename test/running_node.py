@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from fake_drive import jpeg
-from ros_graph import DEADLINE
 
 from mdkt_ros.cloud import build_pointcloud2
 from mdkt_ros.live.warmup import street
@@ -77,7 +76,7 @@ class Running:
         return status.level[0], status.message, {v.key: v.value for v in status.values}
 
     def close(self):
-        self.node.end(DEADLINE)
+        self.node.end()
         self.graph.executor.remove_node(self.node)
         self.node.destroy_node()
 

@@ -16,6 +16,7 @@ def values(snapshot: Snapshot, device: torch.device) -> dict[str, str]:
         "scans that nobody listened to": str(snapshot.unwanted),
         "scans skipped": str(sum(snapshot.skipped.values())),
         **{f"scans skipped: {reason}": str(count) for reason, count in sorted(snapshot.skipped.items())},
+        "scans missing by their stamps": str(snapshot.missing),
         "scans without stamp": str(snapshot.without_stamp),
         "backward jumps of time": str(snapshot.time_jumps),
     }

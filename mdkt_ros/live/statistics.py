@@ -42,6 +42,7 @@ class Snapshot:
         dropped: replaced by a newer one before their turn.
         unwanted: came while no output had a subscriber.
         skipped: reason -> scans that could not be labelled.
+        missing: never came, by the gaps between stamps; not among those received.
         time_jumps: how often time ran backward.
         without_stamp: scans with a zero stamp, labelled all the same.
         cameras: index -> counts.
@@ -53,6 +54,7 @@ class Snapshot:
     dropped: int
     unwanted: int
     skipped: dict[str, int]
+    missing: int
     time_jumps: int
     without_stamp: int
     cameras: dict[int, CameraCounts]
@@ -70,7 +72,7 @@ class Statistics:
         self._times: dict[str, deque[float]] = {}
 
     def count(self, what: str, number: int = 1) -> None:
-        """Add to `received`, `processed`, `dropped`, `unwanted`, `time_jumps` or `without_stamp`."""
+        """Add to `received`, `processed`, `dropped`, `unwanted`, `missing`, `time_jumps` or `without_stamp`."""
         with self._lock:
             self._counts[what] += number
 
@@ -112,6 +114,7 @@ class Statistics:
             return Snapshot(
                 **{name: self._counts[name] for name in ("received", "processed", "dropped", "unwanted")},
                 skipped=dict(self._skipped),
+                missing=self._counts["missing"],
                 time_jumps=self._counts["time_jumps"],
                 without_stamp=self._counts["without_stamp"],
                 cameras=cameras,

@@ -132,7 +132,7 @@ def _running(context: rclpy.Context, checkpoint: Path | None, device: str) -> It
                 raise MdktError("the node could not be started: see its log above")
         yield executor
     finally:
-        node.end(DEADLINE)
+        node.end()
         executor.shutdown()
         node.destroy_node()
 

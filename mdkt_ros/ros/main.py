@@ -9,9 +9,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-GRACE = 0.4
-"""Seconds for which Ctrl-C waits for the scan in work."""
-
 
 def main() -> int:
     """Run the node until Ctrl-C, SIGTERM or shutdown of the context."""
@@ -35,7 +32,6 @@ def command() -> int:
 
 def _run() -> int:
     import rclpy
-    from rclpy._rclpy_pybind11 import RCLError
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
     from mdkt_ros.ros.node import SegmentNode
@@ -48,26 +44,21 @@ def _run() -> int:
         warnings.showwarning = _to_log(node.get_logger().warning)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        while True:
-            try:
-                executor.spin()
-                break
-            except RCLError as error:
-                if not rclpy.ok():
-                    break
-                # What a request for a transition that the state does not have ends in.
-                node.get_logger().error(f"refused: {' '.join(str(error).split())}")
+        executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # rclpy's, where the context goes away under it
+        if rclpy.ok():
+            raise
     finally:
         # `ros2 launch` passes Ctrl-C on to a process that the terminal has told already.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        ended = node is None or node.end(GRACE)
+        ended = node is None or node.end()
         if ended and node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
     if not ended:
-        # A network pass cannot be interrupted, and Python would wait for its end.
+        # What cannot be interrupted, such as a GPU that hangs: Python would wait for its end.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
