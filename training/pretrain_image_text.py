@@ -42,7 +42,7 @@ class ImageTextConfig:
     text_width: int = 128
     text_layers: int = 2
     batch_size: int = 64
-    epochs: float = 11.0  # passes over the crops; fractions are allowed
+    epochs: float = 12.0  # passes over the crops; fractions are allowed
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.05  # share of the steps

@@ -65,7 +65,7 @@ def take_sights(config: ReportConfig, labels: LabelSpace) -> list[Sight]:
             time = drive.time(index)
             moment = drive.moment(time)
             pose = drive.ego.pose(time) @ mount.ego_from_camera
-            hits = look(moment, mount, pose)
+            hits = look(moment, mount, pose, 1)
             kind = moment.of("kind", hits.triangle)
             truth = labels.from_raw(raw_nuscenes(kind), drive.name)
             truth = np.where(hits.triangle < 0, IGNORE, truth).reshape(mount.height, mount.width)

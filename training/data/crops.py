@@ -52,7 +52,7 @@ _WANTED[[Kind.OTHER_OBJECT, Kind.OTHER_STRUCTURE, Kind.BICYCLE_RACK, SKY]] = 0.5
 class CropConfig:
     """What is photographed."""
 
-    towns: int = 12  # of PRETRAINING_SEEDS, from the first
+    towns: int = 16  # of PRETRAINING_SEEDS, from the first
     drive_views: int = 6  # as the vehicle's camera sees a town
     thing_views: int = 90  # pointed at something
     drive_crops: int = 50  # cut from each
