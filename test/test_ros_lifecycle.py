@@ -123,6 +123,32 @@ def test_the_lifecycle_turns_twenty_times_and_works_without_growing(run, graph):
     assert running.state == "finalized"
 
 
+def test_a_transition_that_the_state_does_not_have_is_refused_and_the_next_one_works(run, graph, log):
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    running = run()
+    client = graph.node.create_client(ChangeState, "/segment/change_state")
+    graph.until(client.service_is_ready, "the service")
+
+    def ask(transition):
+        request = ChangeState.Request()
+        request.transition.id = transition
+        future = client.call_async(request)
+        graph.until(future.done, "an answer")
+        return future.result().success
+
+    for transition in (Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CLEANUP, 77):
+        assert not ask(transition)
+        assert log[-1].startswith("transition refused: ")
+        assert running.state == "unconfigured"
+    assert ask(Transition.TRANSITION_CONFIGURE)
+    assert not ask(Transition.TRANSITION_CONFIGURE)
+    assert ask(Transition.TRANSITION_ACTIVATE)
+    assert running.state == "active"
+    graph.node.destroy_client(client)
+
+
 def test_an_inactive_node_receives_nothing(run, graph):
     running = run().up()
     got = running.listen("segmentation")
