@@ -18,6 +18,7 @@ from training.data.image_text import ImageTextCache, calibrate, combine, labelle
 from training.data.image_text_head import CacheHead, frame_digest, read_head, write_head
 from training.data.source import Source
 from training.scheme.calibration import ABSENT, Calibration
+from training.scheme.config import PseudoConfig
 
 KITTI = LabelSpace.load("semantickitti")
 C = len(KITTI)
@@ -212,13 +213,13 @@ def test_calibration_reads_nothing_of_the_scans(tmp_path: Path):
     draw = draw_labels(scans, 50.0, 0, tmp_path / "draw.npz")
     before = scans.drive.read
     seen: list[tuple[int, int]] = []
-    fitted = calibrate(cache, draw, progress=lambda done, total: seen.append((done, total)))
+    fitted = calibrate(cache, draw, PseudoConfig(), progress=lambda done, total: seen.append((done, total)))
     assert scans.drive.read == before
     assert seen == [(i, 6) for i in range(1, 7)]
     assert isinstance(fitted, Calibration)
     assert fitted.names == KITTI.names
     assert fitted.scale == 40.0
-    again = calibrate(cache, draw)
+    again = calibrate(cache, draw, PseudoConfig())
     assert again.to_dict() == fitted.to_dict()
 
 
@@ -228,7 +229,7 @@ def test_labels_that_no_camera_sees_cannot_calibrate(tmp_path: Path):
     cache = ImageTextCache.open(tmp_path / "c", scans, check=False)
     cache.write(0, scans[0], *combine([], [], C))
     with pytest.raises(ConfigError, match="none of the drawn labels is in the view of a camera"):
-        calibrate(cache, draw_labels(scans, 50.0, 0, tmp_path / "draw.npz"))
+        calibrate(cache, draw_labels(scans, 50.0, 0, tmp_path / "draw.npz"), PseudoConfig())
 
 
 def test_a_draw_of_other_labels_is_refused(tmp_path: Path):
@@ -237,4 +238,4 @@ def test_a_draw_of_other_labels_is_refused(tmp_path: Path):
     draw = draw_labels(scans, 100.0, 0, tmp_path / "draw.npz")
     changed = [dataclasses.replace(f, labels=np.roll(f.labels, 1) % C) for f in kitti_frames(2)]
     with pytest.raises(LabelError, match="not those that the label draw"):
-        calibrate(ImageTextCache(cache.folder, cache.head, source(changed)), draw)
+        calibrate(ImageTextCache(cache.folder, cache.head, source(changed)), draw, PseudoConfig())

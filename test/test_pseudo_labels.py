@@ -22,6 +22,7 @@ from training.data.draw import load_draw
 from training.data.image_text import ImageTextCache, calibrate
 from training.data.source import open_source
 from training.pseudo_labels import main
+from training.scheme.config import PseudoConfig
 from training.scheme.dense_clip import DenseClip, DenseOptions
 from training.scheme.text import class_text
 
@@ -75,7 +76,7 @@ def test_figures_are_those_of_a_count_by_hand(made: tuple[Path, list[str]]):
     source = sources(root)
     cache = ImageTextCache.open(root / "cache", source)
     draw = load_draw(next((root / "draws").iterdir()))
-    calibration = calibrate(cache, draw)
+    calibration = calibrate(cache, draw, PseudoConfig())
     assert report["calibration"] == json.loads(json.dumps(calibration.to_dict()))
     pairs: dict[str, list[tuple[int, int]]] = {"raw": [], "calibrated": [], "sure": []}
     for index in range(4):

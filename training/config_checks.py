@@ -40,7 +40,7 @@ _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     (
         "augment.flip augment.intensity_drop augment.mix loss.label_smoothing images.flip pseudo.sure pseudo.agree "
-        "pseudo.floor pseudo.share contrast.negatives",
+        "pseudo.floor pseudo.share pseudo.balance pseudo.precision contrast.negatives",
         lambda value: 0 <= value <= 1,
         "from 0 to 1",
     ),

@@ -154,7 +154,7 @@ def run(options: argparse.Namespace) -> Report:
     console.print(f"{out}: {made} scans scored, {len(source) - made} were there", soft_wrap=True)
     draw = label_draw(config, source)
     with bar("calibration") as progress:
-        calibration = calibrate(cache, draw, progress=progress)
+        calibration = calibrate(cache, draw, config.pseudo, progress=progress)
     with bar("comparison") as progress:
         report = make_report(
             cache, calibration, config.pseudo.sure, most=max(1, options.score_scans), progress=progress

@@ -24,7 +24,8 @@ from mdkt_ros.output import atomic_output
 from training.data.draw import LabelDraw
 from training.data.image_text_head import HEAD, CacheHead, frame_digest, read_head
 from training.data.source import Source
-from training.scheme.calibration import ABSENT, MIN_PRECISION, Calibration, fit_calibration
+from training.scheme.calibration import ABSENT, Calibration, fit_calibration
+from training.scheme.config import PseudoConfig
 
 _LABELS_OF_A_SCAN = 2000
 _WHOLE_SCANS = 200
@@ -201,9 +202,8 @@ def labelled_scores(
 def calibrate(
     cache: ImageTextCache,
     draw: LabelDraw,
+    config: PseudoConfig,
     *,
-    balance: float = 0.0,
-    min_precision: float = MIN_PRECISION,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Calibrate the scores of a cache by the label draw of its source, which alone is read of the truth.
@@ -211,8 +211,7 @@ def calibrate(
     Args:
         cache: of the source that the draw was made from.
         draw: the labels.
-        balance: how far rare classes are helped, 0..1, see `Calibration`.
-        min_precision: a class that is less precise is switched off.
+        config: its `balance`, how far rare classes are helped, and `precision`, below which a class is switched off.
         progress: called with labelled scans done and all.
 
     Raises:
@@ -225,6 +224,6 @@ def calibrate(
         cache.head.classes,
         scale=cache.head.logit_scale,
         groups=groups,
-        balance=balance,
-        min_precision=min_precision,
+        balance=config.balance,
+        min_precision=config.precision,
     )

@@ -51,6 +51,10 @@ class PseudoConfig:
     agree: float = 0.5  # probability that the teacher needs when both name the same class
     floor: float = 0.6  # a class that is seldom named surely may be believed from here on ...
     share: float = 0.5  # ... where the surest of its predictions begin that make up this share of them
+    balance: float = (
+        0.0  # how far the image-text model's rare classes are helped: 0 as the labels have them, 1 all alike
+    )
+    precision: float = 0.3  # of a class of the image-text model on the labels; a less precise one is switched off
 
 
 @dataclass

@@ -97,6 +97,6 @@ def make_scheme(config: TrainConfig, network: PointNetwork, stream: TrainingStre
             known=None if head is None else torch.tensor(head.known),
         )
     if uses_teacher(config):
-        calibration = None if image_text is None else calibrate(image_text, stream.draw)
+        calibration = None if image_text is None else calibrate(image_text, stream.draw, config.pseudo)
         guide = Guide(config, classes, calibration, processes)
     return Scheme(transfer, contrast, guide)
