@@ -45,9 +45,9 @@ class NodeMeasurement:
         cpu_ms: stage -> milliseconds of CPU time of the one thread.
         wall_ms: stage -> milliseconds that passed.
         overhead_ms: CPU time of all stages but the network.
-        latency_ms: publishing the cloud -> having its labels, in another process: `median`, `p99`, `max` milliseconds;
-            None without rclpy.
-        latency_scans: scans that `latency_ms` is of.
+        latency_ms: publishing the cloud -> having its labels, in another process: milliseconds of the `first` scan
+            that a node gets after its configuration, `median`, `p99` and `max` of those after it; None without rclpy.
+        latency_scans: scans after the first.
     """
 
     points: int

@@ -9,7 +9,11 @@ from mdkt_ros.segmenter import Segmenter
 
 
 def street(points: int) -> npt.NDArray[np.float32]:
-    """Points (N, 3) float32 metres as a spinning 64-beam sensor sees a street: ground, and a wall on either side."""
+    """Points (N, 3) float32 metres as a spinning 64-beam sensor sees a street: ground, walls, and bushes between them.
+
+    It fills about as many voxels as a real scan of so many points, so that the memory that a real one takes is there.
+    """
+    rng = np.random.default_rng(0)
     beams = 64
     columns = max(-(-points // beams), 1)
     elevation, azimuth = np.meshgrid(
@@ -21,7 +25,8 @@ def street(points: int) -> npt.NDArray[np.float32]:
     with np.errstate(divide="ignore"):
         ground = np.where(direction[..., 2] < 0, -1.73 / direction[..., 2], np.inf)
         wall = 9.0 / np.abs(direction[..., 1])
-    distance = np.minimum(np.minimum(ground, wall), 80.0)
+    bushes = np.where(np.sin(40 * azimuth) > 0, rng.uniform(0, 4, wall.shape), 0)
+    distance = np.minimum(np.minimum(ground, wall + bushes), 80.0) + rng.normal(0, 0.02, wall.shape)
     xyz: npt.NDArray[np.float32] = (direction * distance[..., None]).reshape(-1, 3)[:points].astype(np.float32)
     return xyz
 

@@ -40,8 +40,6 @@ NAME = f"mdkt_bench_{os.getpid()}"
 LABELLED = "labelled"
 DEADLINE = 60.0
 """Seconds for the other process to start, or for one scan to be labelled."""
-WARM = 3
-"""Scans before those that count."""
 
 
 class RosLink:
@@ -99,14 +97,14 @@ def measure(
                 if progress is not None:
                     progress(done + 1, 2 * len(clouds))
         node.destroy_node()
-        with _running(context, checkpoint, device) as executor:
-            for index, cloud in enumerate(clouds):
-                times = np.array(_latencies(executor, cloud, repeats))
-                latency = {"median": np.median(times), "p99": np.quantile(times, 0.99), "max": times.max()}
-                latency_ms = {name: float(value) for name, value in latency.items()}
-                found[index] = dataclasses.replace(found[index], latency_ms=latency_ms, latency_scans=len(times))
-                if progress is not None:
-                    progress(len(clouds) + index + 1, 2 * len(clouds))
+        for index, cloud in enumerate(clouds):
+            with _running(context, checkpoint, device) as executor:
+                first, *times = _latencies(executor, cloud, repeats)
+            latency = {"first": first, "median": np.median(times), "p99": np.quantile(times, 0.99), "max": max(times)}
+            latency_ms = {name: float(value) for name, value in latency.items()}
+            found[index] = dataclasses.replace(found[index], latency_ms=latency_ms, latency_scans=len(times))
+            if progress is not None:
+                progress(len(clouds) + index + 1, 2 * len(clouds))
     finally:
         rclpy.shutdown(context=context)
     return found
@@ -138,14 +136,14 @@ def _running(context: rclpy.Context, checkpoint: Path | None, device: str) -> It
 
 
 def _latencies(executor: SingleThreadedExecutor, cloud: CloudMessage, repeats: int) -> list[float]:
-    """Milliseconds of each scan, as the sensor's process measures them."""
+    """Milliseconds of the first scan that the node gets and of `repeats` more, as the sensor's process has them."""
     parsed = parse_pointcloud2(cloud)
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/points.npy", parsed.xyz())
         intensity = parsed.intensity()
         np.save(f"{folder}/intensity.npy", np.zeros(0, np.float32) if intensity is None else intensity)
         with _other_process("sense", NAME, folder, str(repeats)) as sensor:
-            _until(lambda: sensor.poll() is not None, sensor, executor, DEADLINE * (repeats + WARM))
+            _until(lambda: sensor.poll() is not None, sensor, executor, DEADLINE * (repeats + 1))
             said = sensor.communicate()[0].decode()
     if sensor.returncode:
         raise MdktError("no labels came back: see the log above")
@@ -202,7 +200,7 @@ def _sense(namespace: str, folder: str, repeats: str) -> None:
     time.sleep(0.5)  # the node must have seen this listener, too
     times = []
     cloud = scan_message(points, intensity if len(intensity) else None)
-    for number in range(int(repeats) + WARM):
+    for number in range(int(repeats) + 1):
         header = Header(frame_id="lidar")
         header.stamp.sec = number + 1
         message = cloud_message(cloud, header)
@@ -214,7 +212,7 @@ def _sense(namespace: str, folder: str, repeats: str) -> None:
             if time.perf_counter() - start > DEADLINE:
                 sys.exit(f"no labels of {len(points)} points within {DEADLINE:g} s")
         times.append(1e3 * (time.perf_counter() - start))
-    sys.stdout.write(json.dumps(times[WARM:]))
+    sys.stdout.write(json.dumps(times))
 
 
 if __name__ == "__main__":
