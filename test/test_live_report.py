@@ -85,7 +85,7 @@ def test_even_stamps_miss_nothing_however_they_jitter():
 def test_what_is_lost_on_the_way_is_counted(share):
     stamps = jittered(2000, jitter=5)
     came = np.random.default_rng(1).random(2000) >= share
-    came[:20] = came[-1] = True
+    came[0] = came[-1] = True
     assert sum(missing(stamps[came].tolist())) == pytest.approx((~came).sum(), rel=0.01)
 
 

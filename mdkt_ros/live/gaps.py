@@ -23,7 +23,7 @@ class Gaps:
         self._last = 0
 
     def add(self, stamp: int) -> int:
-        """A scan at `stamp` nanoseconds came, not 0; how many should have come between the one before and it."""
+        """A scan at `stamp` nanoseconds came, not 0; how many more are known to be missing now."""
         difference, self._last = stamp - self._last, stamp
         if difference <= 0:  # time ran backward
             self._differences.clear()
@@ -35,5 +35,7 @@ class Gaps:
             return 0
         # Low, to hold while most scans are lost; not the smallest, which jitter or a repeated stamp makes.
         period = sorted(self._differences)[len(self._differences) // 8]
-        missing = round(difference / period) - 1
-        return missing if missing < PAUSE else 0
+        # The first ones are judged when the period is known.
+        new = self._differences if len(self._differences) == FEWEST else (difference,)
+        missing = [round(gap / period) - 1 for gap in new]
+        return sum(count for count in missing if count < PAUSE)
