@@ -29,9 +29,10 @@ import torch
 
 from bench.methods import METHODS, RECIPE, Run, image_text_model
 from bench.rows import write_json
-from mdkt_ros.errors import ConfigError, MdktError
+from mdkt_ros.errors import ConfigError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.workers import worker_pool
+from training.command import exit_code
 from training.config import PLACE_KEYS, TrainConfig, load_config
 from training.data.dataset import TrainingStream, make_batch
 from training.data.source import open_source
@@ -224,15 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9, help="measured steps of each part")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures, .json")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if options.rounds < 1:
             raise ConfigError(f"--rounds {options.rounds}: must be above 0")
         # Reading the scans is part of preparing them.
         bench(options.recipe, ["data.cache=false", *options.set], options.device, options.rounds, options.results)
-    except MdktError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(work, out=options.results)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,10 +14,12 @@ from training.scheme.agreement import (
     SOURCES,
     ClassThresholds,
     ImageText,
+    Opinion,
     PseudoTargets,
     decide,
     kl_to_teacher,
     merge,
+    opinion_kl,
     pseudo_cross_entropy,
     safe_negatives,
 )
@@ -259,3 +263,26 @@ def test_thresholds_of_several_processes():
     shared = ClassThresholds(3, ceiling=0.99, floor=0.1)
     shared.update(parts[0], lambda counts: counts + counted[1])
     assert torch.equal(shared.histogram, whole.histogram)
+
+
+def test_an_opinion_is_what_is_seen_and_has_no_label():
+    text = ImageText(
+        torch.tensor([2, 0, 2, 5]),
+        torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.2, 0.7], [0.2, 0.8, 0.0], [1.0, 0.0, 0.0]]),
+        torch.tensor([0.0, 0.9, 0.5, 0.4]),
+    )
+    like = torch.zeros(7, 3)
+    found = Opinion.of(text, torch.tensor([5, 5, 1]), like)
+    assert found.row.tolist() == [0, 2]
+    # A class that is switched off (weight 0) counts as any other.
+    assert torch.allclose(found.probability, torch.tensor([[0.1, 0.2, 0.7], [0.4, 0.6, 0.0]]))
+    logits = torch.zeros(7, 3, requires_grad=True)
+    plain = opinion_kl(logits, found)
+    by_hand = [sum(p * math.log(3 * p) for p in row if p) for row in ([0.1, 0.2, 0.7], [0.4, 0.6])]
+    assert plain.tolist() == pytest.approx(by_hand, abs=1e-6)
+    weighed = opinion_kl(logits, found, torch.tensor([1.0, 2.0, 10.0]))
+    assert weighed.tolist() == pytest.approx([by_hand[0] * 7.5, by_hand[1] * 1.6], abs=1e-6)
+    plain.sum().backward()
+    assert logits.grad[[0, 2]].abs().sum() > 0
+    assert logits.grad[[1, 3, 4, 5, 6]].abs().sum() == 0
+    assert len(Opinion.of(None, torch.tensor([1]), like).row) == 0

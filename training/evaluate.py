@@ -34,11 +34,12 @@ from rich.table import Table
 from mdkt_ros.drive.frame import Drive
 from mdkt_ros.drive.predictions import prediction_writer
 from mdkt_ros.drive.sight import seen_by_cameras
-from mdkt_ros.errors import ConfigError, LabelError, MdktError
+from mdkt_ros.errors import ConfigError, LabelError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import confusion_matrix, scores
 from mdkt_ros.output import atomic_output, refuse_existing
 from mdkt_ros.segmenter import Segmenter
+from training.command import exit_code
 from training.config import DataConfig
 from training.config_checks import DATA_KINDS
 from training.data.source import open_data
@@ -198,43 +199,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--predictions", type=Path, help="folder to write, as the benchmark's server takes it")
     parser.add_argument("--force", action="store_true", help="replace existing results")
     options = parser.parse_args(arguments)
+    return exit_code(lambda: run(options), out=options.json or options.predictions)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score, write and print what the command line asks for. Raises MdktError."""
     console, errors = Console(), Console(stderr=True)
-    try:
-        if options.json is not None:
-            refuse_existing(options.json, options.force)
-        chosen = (options.frames, options.sequences, options.scenes, options.split, options.label_space)
-        drive = open_data(data_config(options.data, *chosen))
-        segmenter = Segmenter.load(
-            options.checkpoint, options.device, intensity_scale=drive.intensity_scale, axes=drive.axes
+    if options.json is not None:
+        refuse_existing(options.json, options.force)
+    chosen = (options.frames, options.sequences, options.scenes, options.split, options.label_space)
+    drive = open_data(data_config(options.data, *chosen))
+    segmenter = Segmenter.load(
+        options.checkpoint, options.device, intensity_scale=drive.intensity_scale, axes=drive.axes
+    )
+    sink: Any = nullcontext()
+    if options.predictions is not None:
+        split = options.split or "val"
+        sink = prediction_writer(options.predictions, drive, labels=segmenter.labels, split=split, force=options.force)
+    elif drive.labels is None:
+        raise LabelError(f"{drive.name}: has no labels to score against; --predictions writes what the server takes")
+    with sink as write, Progress(console=errors, transient=True) as bar:
+        task = bar.add_task("evaluate", total=len(drive))
+        result = evaluate(
+            segmenter, drive, sink=write, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-        sink: Any = nullcontext()
-        if options.predictions is not None:
-            split = options.split or "val"
-            sink = prediction_writer(
-                options.predictions, drive, labels=segmenter.labels, split=split, force=options.force
-            )
-        elif drive.labels is None:
-            raise LabelError(
-                f"{drive.name}: has no labels to score against; --predictions writes what the server takes"
-            )
-        with sink as write, Progress(console=errors, transient=True) as bar:
-            task = bar.add_task("evaluate", total=len(drive))
-            result = evaluate(
-                segmenter, drive, sink=write, progress=lambda done, total: bar.update(task, completed=done, total=total)
-            )
-        if options.json is not None:
-            facts = {"checkpoint": str(options.checkpoint or "shipped"), "data": options.data, **result.to_dict()}
-            with atomic_output(options.json, force=options.force) as temporary:
-                temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    except MdktError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if options.json is not None:
+        facts = {"checkpoint": str(options.checkpoint or "shipped"), "data": options.data, **result.to_dict()}
+        with atomic_output(options.json, force=options.force) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if result.confusion.any():
         console.print(table(result))
     console.print(
         f"{result.scans} scans, {result.points:,} points, {1000 * result.seconds / result.scans:.0f} ms a scan"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,12 +23,13 @@ from torch import Tensor
 
 from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.checkpoint_meta import CheckpointMeta, OpenVocabulary
-from mdkt_ros.errors import CheckpointError, MdktError
+from mdkt_ros.errors import CheckpointError
 from mdkt_ros.image_text_model import LOCAL
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.projection import ProjectionHead
 from mdkt_ros.voxels import VoxelGrid
+from training.command import exit_code
 from training.config import TrainConfig, flatten
 from training.state import RunState, load_state
 
@@ -152,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace an existing checkpoint")
     options = parser.parse_args(arguments)
     path: Path = options.state / "state.safetensors" if options.state.is_dir() else options.state
-    try:
+
+    def work() -> None:
         state = load_state(path)
         export_state(
             state,
@@ -162,12 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             open_vocabulary=options.open_vocabulary,
             force=options.force,
         )
-    except MdktError as error:
-        print(error, file=sys.stderr)
-        return 1
-    written, read = options.out.stat().st_size, path.stat().st_size
-    print(f"{options.out}: {written / 1e6:.2f} MB (the training state: {read / 1e6:.2f} MB), after {state.step} steps")
-    return 0
+        written, read = (file.stat().st_size / 1e6 for file in (options.out, path))
+        print(f"{options.out}: {written:.2f} MB (the training state: {read:.2f} MB), after {state.step} steps")
+
+    return exit_code(work, out=options.out)
 
 
 if __name__ == "__main__":

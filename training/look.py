@@ -26,12 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mdkt_ros.drive.frame import Frame
-from mdkt_ros.errors import CameraError, CheckpointError, ConfigError, DriveError, MdktError, OutputError
+from mdkt_ros.errors import CameraError, CheckpointError, ConfigError, DriveError, OutputError
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.network import PointNetwork
 from mdkt_ros.output import atomic_output
 from mdkt_ros.sparse import SparseTensor
 from mdkt_ros.voxels import collate, voxelize
+from training.command import exit_code
 from training.config import TrainConfig
 from training.data.pair_finder import PairFinder
 from training.data.scan import make_scan
@@ -204,24 +205,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of points")
     parser.add_argument("--force", action="store_true", help="replace an existing picture")
     options = parser.parse_args(arguments)
-    try:
-        if options.points < 1:
-            raise ConfigError(f"--points {options.points}: at least 1")
-        if options.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            raise OutputError(f"{options.out}: a picture is written as .png or .jpg")
-        state = load_state(options.run / "state.safetensors" if options.run.is_dir() else options.run)
-        source = open_source(replace(state.config.data, root=options.root or state.config.data.root))
-        if not 0 <= options.scan < len(source):
-            raise DriveError(f"--scan {options.scan}: the run has {len(source)} scans, from 0")
-        with atomic_output(options.out, force=options.force) as temporary:
-            frame = source[options.scan]
-            seen = look(state, source, options.scan, frame)
-            picture(seen, frame, source.labels, options.camera, options.points, options.seed).save(temporary)
-    except MdktError as error:
-        print(error, file=sys.stderr)
-        return 1
+    return exit_code(lambda: draw(options), out=options.out)
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw what the command line asks for. Raises MdktError."""
+    if options.points < 1:
+        raise ConfigError(f"--points {options.points}: at least 1")
+    if options.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise OutputError(f"{options.out}: a picture is written as .png or .jpg")
+    state = load_state(options.run / "state.safetensors" if options.run.is_dir() else options.run)
+    source = open_source(replace(state.config.data, root=options.root or state.config.data.root))
+    if not 0 <= options.scan < len(source):
+        raise DriveError(f"--scan {options.scan}: the run has {len(source)} scans, from 0")
+    with atomic_output(options.out, force=options.force) as temporary:
+        frame = source[options.scan]
+        seen = look(state, source, options.scan, frame)
+        picture(seen, frame, source.labels, options.camera, options.points, options.seed).save(temporary)
     Console().print(reach_table(seen, source.labels))
-    return 0
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 
 from mdkt_ros.drive.synthetic import PRETRAINING_SEEDS
-from mdkt_ros.errors import ConfigError, MdktError, OutputError
+from mdkt_ros.errors import ConfigError, OutputError
 from mdkt_ros.output import atomic_output
+from training.command import exit_code
 from training.data.crops import CropConfig, Crops, load_crops, photograph, save_crops
 from training.log import console
 from training.pool import run_all
@@ -231,20 +232,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="make everything anew")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         config = load_pretrain_config(options.config, options.overrides)
         report = pretrain(options.out, config, force=options.force)
-    except MdktError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; towns and weights that are whole are kept", file=sys.stderr)
-        return 130
-    print(json.dumps(report["summary"], indent=2))
-    return 0
+        print(json.dumps(report["summary"], indent=2))
+
+    return exit_code(work, out=options.out, interrupted="interrupted; towns and weights that are whole are kept")
 
 
 if __name__ == "__main__":

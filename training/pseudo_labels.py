@@ -31,9 +31,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 
 from mdkt_ros.device import resolve_device
 from mdkt_ros.drive.synthetic import TRAIN_SEEDS
-from mdkt_ros.errors import ConfigError, MdktError
+from mdkt_ros.errors import ConfigError
 from mdkt_ros.image_text_model import load_image_text
 from mdkt_ros.output import atomic_output
+from training.command import exit_code
 from training.config import TrainConfig, load_config
 from training.data.draw import LabelDraw, stored_draw
 from training.data.image_text import ImageTextCache, calibrate
@@ -170,26 +171,20 @@ def run(options: argparse.Namespace) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0, 1 with the error on one line, or 130 when interrupted."""
     options = arguments_parser().parse_intermixed_args(arguments)  # overrides may stand anywhere
-    try:
+
+    def work() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: console.print(str(message))
             report = run(options)
-    except MdktError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; what is scored is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
-    Console().print(report.table())
-    fitted = report.calibration
-    Console().print(
-        f"calibrated by {int(fitted.labels.sum()):,} labels in view ({fitted.method}): mean negative log likelihood "
-        f"{fitted.loss[0]:.3f} -> {fitted.loss[1]:.3f}; {report.scans} scans compared with the truth"
-    )
-    return 0
+        Console().print(report.table())
+        fitted = report.calibration
+        Console().print(
+            f"calibrated by {int(fitted.labels.sum()):,} labels in view ({fitted.method}): mean negative log "
+            f"likelihood {fitted.loss[0]:.3f} -> {fitted.loss[1]:.3f}; {report.scans} scans compared with the truth"
+        )
+
+    kept = "interrupted; what is scored is kept, and the same command goes on from there"
+    return exit_code(work, out=options.out, interrupted=kept)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -29,9 +28,10 @@ import torch
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from mdkt_ros.errors import ConfigError, MdktError, OutputError
+from mdkt_ros.errors import ConfigError, OutputError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.sparse import block_threads
+from training.command import Interrupted, exit_code
 from training.config import TrainConfig, load_config, to_yaml, uses_teacher
 from training.data.dataset import StreamSampler, TrainingStream, make_batch
 from training.data.draw import LabelDraw, stored_draw
@@ -43,10 +43,6 @@ from training.learner import make_learner
 from training.log import RunLog, console
 from training.processes import Processes, join_processes, leave_signals_to_parent, stop_requests
 from training.state import RunState, check_same_run, load_state, restore, save_state
-
-
-class Interrupted(MdktError):
-    """The run was stopped before its end; its state is saved."""
 
 
 def describe(config: TrainConfig, processes: Processes, source: Source, draw: LabelDraw) -> dict[str, Any]:
@@ -241,22 +237,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="recipe, .yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the recipe's")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         config = load_config(options.config, options.overrides)
         with join_processes(config.device) as processes:
             train(config, processes)
-    except MdktError as error:
-        # A worker's error comes with its class and the worker's traceback before it.
-        print(re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1]), file=sys.stderr)
-        return 130 if isinstance(error, Interrupted) else 1
-    except OSError as error:
-        # A full disk, a folder that may not be written.
-        print(f"{error.filename or config.out}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; what the last state holds is kept", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(work, out="the run's folder", interrupted="interrupted; what the last state holds is kept")
 
 
 if __name__ == "__main__":

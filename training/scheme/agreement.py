@@ -61,6 +61,33 @@ class PseudoTargets:
         return torch.bincount(cell, minlength=len(SOURCES) * classes).reshape(len(SOURCES), classes)
 
 
+class Opinion(NamedTuple):
+    """What the image-text model says of voxels that have no label of any kind.
+
+    Where it is not believed its probabilities still hold in the mean: a student that learns them from many points sees
+    what their shapes have in common, and may name a rare class that no single picture was sure of.
+
+    Attributes:
+        row: (Q,) int64, ascending, each once.
+        probability: (Q, C), rows sum to 1.
+    """
+
+    row: Tensor
+    probability: Tensor
+
+    @classmethod
+    def of(cls, text: ImageText | None, labelled: Tensor, like: Tensor) -> Opinion:
+        """Of the voxels in view outside `labelled`; none without `text`. `like`: (V, C) of the batch's voxels."""
+        if text is None or not len(text.row):
+            return cls(labelled.new_zeros(0), like.new_zeros(0, like.shape[1]))
+        # A class that is switched off has no say alone; in the mean it is as right as its calibration.
+        row, probability, _ = merge(text._replace(weight=torch.ones_like(text.weight)))
+        free = torch.ones(len(like), dtype=torch.bool, device=row.device)
+        free[labelled] = False
+        kept = free[row]
+        return cls(row[kept], probability[kept].to(like.dtype))
+
+
 @torch.no_grad()
 def decide(
     teacher: Tensor,
@@ -151,6 +178,12 @@ def pseudo_cross_entropy(logits: Tensor, targets: PseudoTargets, class_weights: 
     rows = logits[targets.row].float()
     loss = F.cross_entropy(rows, targets.target, weight=class_weights, reduction="none")
     return loss * targets.weight
+
+
+def opinion_kl(logits: Tensor, opinion: Opinion, class_weights: Tensor | None = None) -> Tensor:
+    """KL(image-text || student) (Q,) in nats, classes weighed as in the losses by labels. logits: (V, C)."""
+    loss = kl_to_teacher(logits[opinion.row], opinion.probability)
+    return loss if class_weights is None else loss * (opinion.probability @ class_weights.to(opinion.probability))
 
 
 def kl_to_teacher(student: Tensor, teacher: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from training.scheme.agreement import (
     SOURCES,
     ClassThresholds,
     ImageText,
+    Opinion,
     PseudoTargets,
     decide,
     safe_negatives,
@@ -30,6 +31,7 @@ class Guidance:
         teacher: (V, C) probabilities; zeros where the teacher has not seen the voxel.
         known: (K,) int64 rows that the teacher has seen and that have no drawn label.
         pseudo: the pseudo labels.
+        opinion: of the image-text model on voxels with neither a drawn nor a pseudo label.
         candidates: of the contrast, None where it is off.
         generator: of this step's random choices: they depend on the step alone, so that a resumed run makes the same.
     """
@@ -37,6 +39,7 @@ class Guidance:
     teacher: Tensor
     known: Tensor
     pseudo: PseudoTargets
+    opinion: Opinion
     candidates: Candidates | None
     generator: torch.Generator
 
@@ -94,8 +97,9 @@ class Guide(nn.Module):
                 safe=safe_negatives(teacher, text, row, self.config.contrast.negatives),
                 weight=torch.cat([torch.ones_like(batch.rows, dtype=pseudo.weight.dtype), pseudo.weight]),
             )
+        opinion = Opinion.of(text if self.config.pseudo.soft else None, torch.cat([batch.rows, pseudo.row]), teacher)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, candidates, generator)
+        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator)
 
     def _image_text(self, batch: Batch) -> ImageText | None:
         if self.calibration is None or batch.scores is None:

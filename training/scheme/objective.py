@@ -9,7 +9,7 @@ from training.data.dataset import Batch
 from training.data.pairs import Pairs
 from training.losses import SegmentationLoss
 from training.processes import Processes
-from training.scheme.agreement import kl_to_teacher, pseudo_cross_entropy
+from training.scheme.agreement import kl_to_teacher, opinion_kl, pseudo_cross_entropy
 from training.scheme.guidance import Guidance
 from training.scheme.student import StudentOutput
 from training.scheme.transfer import PairCounts, Transfer, TransferOutput
@@ -34,6 +34,7 @@ class Objective:
             "point": transfer.weight > 0,
             "image": transfer.weight > 0,
             "pseudo": config.pseudo.weight > 0,
+            "opinion": config.pseudo.weight * config.pseudo.soft > 0,
             "contrast": config.contrast.weight > 0,
             "teacher": config.teacher.weight > 0,
         }
@@ -47,14 +48,23 @@ class Objective:
         if output.transfer is not None and batch.pairs is not None:
             losses |= self._transfer(output.transfer, batch.pairs)
         nothing = output.points.logits.sum() * 0
-        sums = {"pseudo": nothing, "contrast": nothing, "teacher": nothing}
+        sums = {"pseudo": nothing, "opinion": nothing, "contrast": nothing, "teacher": nothing}
         counts = dict.fromkeys(sums, 0)
-        weights = {name: getattr(self.config, name).weight * share for name in sums}
+        config = self.config
+        weights = {
+            "pseudo": share * config.pseudo.weight,
+            "opinion": share * config.pseudo.weight * config.pseudo.soft,
+            "contrast": share * config.contrast.weight,
+            "teacher": share * config.teacher.weight,
+        }
         logits = output.points.logits
         if guidance is not None:
             if "pseudo" in self.terms:
                 sums["pseudo"] = pseudo_cross_entropy(logits, guidance.pseudo, self.loss.class_weights).sum()
                 counts["pseudo"] = len(guidance.pseudo)
+            if "opinion" in self.terms:
+                sums["opinion"] = opinion_kl(logits, guidance.opinion, self.loss.class_weights).sum()
+                counts["opinion"] = len(guidance.opinion.row)
             if "teacher" in self.terms:
                 rows = guidance.known
                 sums["teacher"] = kl_to_teacher(logits[rows], guidance.teacher[rows]).sum()
