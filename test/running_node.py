@@ -82,15 +82,17 @@ class Running:
 
 
 class Sensors:
-    """A LiDAR and a camera."""
+    """A LiDAR and, unless something else is in its place, a camera that compresses."""
 
-    def __init__(self, graph):
+    def __init__(self, graph, *, camera=True):
         from rclpy.qos import qos_profile_sensor_data
         from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 
         self.graph = graph
         create = graph.node.create_publisher
         self.lidar = create(PointCloud2, "/lidar/points", qos_profile_sensor_data)
+        if not camera:
+            return
         self.camera = create(CompressedImage, "/segment/input/image0", qos_profile_sensor_data)
         self.info = create(CameraInfo, "/segment/input/camera_info0", qos_profile_sensor_data)
 
