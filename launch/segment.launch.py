@@ -8,13 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, EmitEvent, ExecuteProcess, OpaqueFunction, RegisterEventHandler
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
+from rclpy import get_rmw_implementation_identifier
 
 from launch import LaunchContext, LaunchDescription
 
@@ -35,6 +44,9 @@ ARGUMENTS = {
     "loop": ("false", "Play the bag again and again: true or false."),
     "rviz": ("false", "Open RViz with the labelled cloud and the first overlay: true or false."),
     "use_sim_time": ("", "Time comes from /clock: true or false; empty: true if a bag is played."),
+    "dds_profile": ("", "Settings of Cyclone DDS for clouds of megabytes, for all that is started here: shipped "
+                        "(config/cyclonedds.xml) or a file; empty: as CYCLONEDDS_URI says. The sensor's driver needs "
+                        "them in its own environment."),
     "namespace": ("", "Namespace of the node: its topics become /NAMESPACE/segment/output/..."),
     "autostart": ("true", "Configure and activate the node: true or false; false: do it by `ros2 lifecycle set`."),
 }  # fmt: skip
@@ -73,7 +85,7 @@ def _start(context: LaunchContext) -> list:
     )
     player = _player(given, flags["loop"])
     actions = [*_lifecycle(node, player), node] if flags["autostart"] else [node, *player]
-    return [*actions, *(_rviz(given["namespace"], sim_time) if flags["rviz"] else [])]
+    return [*_dds(given["dds_profile"]), *actions, *(_rviz(given["namespace"], sim_time) if flags["rviz"] else [])]
 
 
 def _cameras(given: dict[str, str], parameters: dict, remappings: list[tuple[str, str]]) -> None:
@@ -93,6 +105,18 @@ def _cameras(given: dict[str, str], parameters: dict, remappings: list[tuple[str
     parameters["image_transport"] = "compressed" if all(compressed) else "raw"
     for index, (image, info) in enumerate(zip(images, infos)):  # noqa: B905, Humble's launch runs on 3.10, where both are alike
         remappings += [(f"~/input/image{index}", image), (f"~/input/camera_info{index}", info)]
+
+
+def _dds(profile: str) -> list:
+    """Cyclone DDS reads its settings from the environment of each process."""
+    if not profile:
+        return []
+    file = SHARE / "config" / "cyclonedds.xml" if profile == "shipped" else Path(profile)
+    if not file.is_file():
+        raise RuntimeError(f"dds_profile: {profile!r} is neither 'shipped' nor a file")
+    rmw = get_rmw_implementation_identifier()
+    warning = [] if rmw == "rmw_cyclonedds_cpp" else [LogInfo(msg=f"dds_profile: is for rmw_cyclonedds_cpp, not {rmw}")]
+    return [*warning, SetEnvironmentVariable("CYCLONEDDS_URI", file.resolve().as_uri())]
 
 
 def _player(given: dict[str, str], loop: bool) -> list[ExecuteProcess]:

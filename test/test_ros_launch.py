@@ -59,7 +59,7 @@ def test_every_argument_is_explained(environment):
     explained = dict(re.findall(r"^    '(\w+)':\n        (.+)$", shown, re.MULTILINE))
     assert set(explained) >= {
         "checkpoint", "params_file", "pointcloud", "cameras", "device", "bag", "rate", "loop", "rviz", "use_sim_time",
-        "namespace", "autostart",
+        "namespace", "autostart", "dds_profile",
     }  # fmt: skip
     assert min(map(len, explained.values())) > 15
 
@@ -70,6 +70,7 @@ def test_every_argument_is_explained(environment):
         ("bag:=/nowhere", "bag: there is no /nowhere"),
         ("params_file:=/nowhere", "params_file: there is no file /nowhere"),
         ("loop:=often", "loop: 'often' is neither true nor false"),
+        ("dds_profile:=/nowhere.xml", "dds_profile: '/nowhere.xml' is neither 'shipped' nor a file"),
         ("cameras:=/a/image_raw,/b/image_raw/compressed", "either all topics end in /compressed or none does"),
     ],
 )
@@ -83,7 +84,7 @@ def test_launched_as_a_user_does_it_a_bag_is_labelled(environment, graph, checkp
     convert(FakeDrive(frames=8, points=300), tmp_path / "drive")
     images = ",".join(f"/camera/{name}/image_raw/compressed" for name in ("image_2", "CAM_LEFT"))
     arguments = {"checkpoint": checkpoint, "device": "cpu", "intensity_scale": 1 / 255, "cameras": images}
-    arguments |= {"bag": tmp_path / "drive", "rate": 0.4, "loop": "true", "namespace": "car"}
+    arguments |= {"bag": tmp_path / "drive", "rate": 0.4, "loop": "true", "namespace": "car", "dds_profile": "shipped"}
     got, overlays, states, diagnoses = [], [], [], []
     graph.subscribe(f"/car{OUT}/segmentation", "sensor_msgs/msg/PointCloud2", got)
     graph.subscribe(f"/car{OUT}/overlay1", "sensor_msgs/msg/Image", overlays)

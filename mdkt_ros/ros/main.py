@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ def _run() -> int:
         if ended and node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        # The interpreter's last collections would go through all that PyTorch has made: half a second.
+        gc.freeze()
     if not ended:
         # What cannot be interrupted, such as a GPU that hangs: Python would wait for its end.
         sys.stdout.flush()
