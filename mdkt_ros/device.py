@@ -20,3 +20,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
         if int(index or 0) >= count:
             raise ConfigError(f"device: {name!r} is not there; PyTorch sees {count} CUDA devices. Use cpu or auto")
     return torch.device(name)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype | None:
+    """What dense networks are quickest in on a device: a half precision that its hardware computes in, or None."""
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return None

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mdkt_ros.device import fast_dtype
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.image_text_model import ImageTextModel
 from training.scheme.dense_towers import DenseTower, dense_tower
@@ -93,6 +94,7 @@ class DenseClip:
         """Raises ConfigError for an image tower that it does not know how to read densely."""
         self.model, self.text, self.options = model, text, options or DenseOptions()
         self.tower: DenseTower = dense_tower(model.network.visual, self.options.last_block, model.name)
+        self._dtype = fast_dtype(torch.device(model.device))
         self._words = text.embeddings.to(model.device)
         self._mean = torch.tensor(model.mean, device=model.device)[:, None, None]
         self._std = torch.tensor(model.std, device=model.device)[:, None, None]
@@ -102,6 +104,7 @@ class DenseClip:
         """What the scores depend on besides model, text and image; of JSON types only."""
         sides = self.model.image_size if self.options.window is None else (self.options.window,) * 2
         resolved = {"window": list(sides), "last_block": getattr(self.tower, "last_block", "")}
+        resolved["dtype"] = str(self._dtype or torch.float32).removeprefix("torch.")
         return {**asdict(self.options), "scales": list(self.options.scales), **resolved}
 
     @torch.no_grad()
@@ -150,7 +153,7 @@ class DenseClip:
         return F.normalize(total, dim=1)
 
     def _tower(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.float16, enabled=images.device.type == "cuda"):
+        with torch.autocast(images.device.type, self._dtype or torch.float16, enabled=self._dtype is not None):
             features = self.tower(images)
         return F.normalize(features.float(), dim=1)
 
