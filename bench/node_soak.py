@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
+    # In the background of a shell Ctrl-C is ignored, and `ros2 launch` would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rclpy.init()
     soak = Soak()
     sensor = Sensor(given.beams, given.azimuths, soak)
