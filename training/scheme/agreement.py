@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.losses import lovasz_softmax
 from training.scheme.config import PseudoConfig
 
 SOURCES = ("agree", "teacher", "text")
@@ -184,6 +185,22 @@ def opinion_kl(logits: Tensor, opinion: Opinion, class_weights: Tensor | None = 
     """KL(image-text || student) (Q,) in nats, classes weighed as in the losses by labels. logits: (V, C)."""
     loss = kl_to_teacher(logits[opinion.row], opinion.probability)
     return loss if class_weights is None else loss * (opinion.probability @ class_weights.to(opinion.probability))
+
+
+def pseudo_lovasz(logits: Tensor, pseudo: PseudoTargets, opinion: Opinion, scan: Tensor) -> Tensor:
+    """Lovasz-softmax (S,) of each scan on its pseudo labels and on the likeliest class of every opinion.
+
+    Cross-entropy over thousands of voxels hardly notices a class of a few dozen; the IoU of that class does.
+
+    Args:
+        logits: (V, C) of all voxels.
+        scan: (V,) number of each voxel's scan.
+    """
+    row = torch.cat([pseudo.row, opinion.row])
+    target = torch.cat([pseudo.target, opinion.probability.argmax(1)])
+    probability, of = logits[row].float().softmax(1), scan[row]
+    losses = [lovasz_softmax(probability[of == k], target[of == k]) for k in torch.unique(of)]
+    return torch.stack(losses) if losses else logits.sum()[None][:0]
 
 
 def kl_to_teacher(student: Tensor, teacher: Tensor) -> Tensor:

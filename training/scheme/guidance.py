@@ -97,7 +97,8 @@ class Guide(nn.Module):
                 safe=safe_negatives(teacher, text, row, self.config.contrast.negatives),
                 weight=torch.cat([torch.ones_like(batch.rows, dtype=pseudo.weight.dtype), pseudo.weight]),
             )
-        opinion = Opinion.of(text if self.config.pseudo.soft else None, torch.cat([batch.rows, pseudo.row]), teacher)
+        asked = self.config.pseudo.soft + self.config.pseudo.lovasz > 0
+        opinion = Opinion.of(text if asked else None, torch.cat([batch.rows, pseudo.row]), teacher)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator)
 

@@ -9,7 +9,7 @@ from training.data.dataset import Batch
 from training.data.pairs import Pairs
 from training.losses import SegmentationLoss
 from training.processes import Processes
-from training.scheme.agreement import kl_to_teacher, opinion_kl, pseudo_cross_entropy
+from training.scheme.agreement import kl_to_teacher, opinion_kl, pseudo_cross_entropy, pseudo_lovasz
 from training.scheme.guidance import Guidance
 from training.scheme.student import StudentOutput
 from training.scheme.transfer import PairCounts, Transfer, TransferOutput
@@ -35,6 +35,7 @@ class Objective:
             "image": transfer.weight > 0,
             "pseudo": config.pseudo.weight > 0,
             "opinion": config.pseudo.weight * config.pseudo.soft > 0,
+            "pseudo_lovasz": config.pseudo.weight * config.pseudo.lovasz > 0,
             "contrast": config.contrast.weight > 0,
             "teacher": config.teacher.weight > 0,
         }
@@ -48,12 +49,14 @@ class Objective:
         if output.transfer is not None and batch.pairs is not None:
             losses |= self._transfer(output.transfer, batch.pairs)
         nothing = output.points.logits.sum() * 0
-        sums = {"pseudo": nothing, "opinion": nothing, "contrast": nothing, "teacher": nothing}
+        names = ("pseudo", "opinion", "pseudo_lovasz", "contrast", "teacher")
+        sums = dict.fromkeys(names, nothing)
         counts = dict.fromkeys(sums, 0)
         config = self.config
         weights = {
             "pseudo": share * config.pseudo.weight,
             "opinion": share * config.pseudo.weight * config.pseudo.soft,
+            "pseudo_lovasz": share * config.pseudo.weight * config.pseudo.lovasz,
             "contrast": share * config.contrast.weight,
             "teacher": share * config.teacher.weight,
         }
@@ -65,6 +68,10 @@ class Objective:
             if "opinion" in self.terms:
                 sums["opinion"] = opinion_kl(logits, guidance.opinion, self.loss.class_weights).sum()
                 counts["opinion"] = len(guidance.opinion.row)
+            if "pseudo_lovasz" in self.terms:
+                scan = batch.voxels.coordinates[:, 0]
+                each = pseudo_lovasz(logits, guidance.pseudo, guidance.opinion, scan)
+                sums["pseudo_lovasz"], counts["pseudo_lovasz"] = each.sum(), len(each)
             if "teacher" in self.terms:
                 rows = guidance.known
                 sums["teacher"] = kl_to_teacher(logits[rows], guidance.teacher[rows]).sum()
