@@ -23,7 +23,7 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 SYNTHETIC = ["embreex>=4.4"]
 TEXT = ["open_clip_torch>=2.24", "torchvision"]
 BENCH = ["matplotlib>=3.7"]
-TRAIN = [*SYNTHETIC, *TEXT, "omegaconf>=2.3", "tensorboard>=2.15", "timm>=1.0"]
+TRAIN = [*SYNTHETIC, *TEXT, "omegaconf>=2.3", "scipy>=1.9", "tensorboard>=2.15", "timm>=1.0"]
 
 SCRIPTS = ["mdkt = mdkt_ros.cli:main"]
 COMMANDS = ("convert", "synthesize", "view", "picture", "info", "bench", "demo")

@@ -43,6 +43,7 @@ from training.data.image_text_maker import cache_head, make_scores
 from training.data.image_text_picture import picture, write_picture
 from training.data.image_text_report import Report, make_report
 from training.data.source import Source, open_source
+from training.data.superpoints import Superpoints
 from training.data.towns import make_towns
 from training.log import console
 from training.scheme.calibration import Calibration
@@ -64,6 +65,8 @@ def arguments_parser() -> argparse.ArgumentParser:
     add("--step", type=int, default=0, help="pixels from window to window; 0: half a window")
     add("--last-block", default="auto", choices=LAST_BLOCKS, help="of a ViT: what a token keeps in the last block")
     add("--absent", type=float, default=0.0, help="drop a class that nowhere in an image is as probable; 0: none")
+    add("--neighbours", type=int, default=12, help="average the scores of so many nearest points; 0: of none")
+    add("--cluster", type=float, default=0.5, help="average clusters above the ground, metres apart; 0: none")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--workers", type=int, default=2, help="threads that read scans and images ahead")
     add("--pictures", type=Path, help="folder for pictures: dense labels beside the points' labels")
@@ -101,9 +104,9 @@ def bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
-def begin(out: Path, dense: DenseClip, source: Source, force: bool) -> ImageTextCache:
+def begin(out: Path, dense: DenseClip, superpoints: Superpoints, source: Source, force: bool) -> ImageTextCache:
     """The cache to fill. Raises ConfigError when it has other settings or other scans, unless `force` removes it."""
-    head = cache_head(dense, source.labels)
+    head = cache_head(dense, source.labels, superpoints)
     if force and (out / HEAD).is_file():
         for path in (out / HEAD, out / TEXT, out / "report.json"):
             path.unlink(missing_ok=True)
@@ -142,6 +145,7 @@ def run(options: argparse.Namespace) -> Report:
     out = options.out or (Path(config.pseudo.cache) if config.pseudo.cache else None)
     if out is None:
         raise ConfigError("--out is not given, and the recipe has no pseudo.cache: name the folder of the scores")
+    superpoints = Superpoints(options.neighbours, options.cluster)
     looks, prompts, device = dense_options(options), load_prompts(options.prompts), resolve_device(options.device)
     source = open_recipe(config)
     model = load_image_text(options.model, options.pretrained, device)
@@ -149,9 +153,9 @@ def run(options: argparse.Namespace) -> Report:
     unknown = [name for name, known in zip(source.labels.names, dense.text.known, strict=True) if not known]
     if unknown:
         console.print(f"{model.name} knows no word of {', '.join(unknown)}: never named")
-    cache = begin(out, dense, source, options.force)
+    cache = begin(out, dense, superpoints, source, options.force)
     with bar("scores") as progress:
-        made = make_scores(cache, dense, workers=options.workers, progress=progress)
+        made = make_scores(cache, dense, superpoints, workers=options.workers, progress=progress)
     console.print(f"{out}: {made} scans scored, {len(source) - made} were there", soft_wrap=True)
     draw = label_draw(config, source)
     with bar("calibration") as progress:

@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mdkt_ros.labels import LabelSpace
 from training.data.image_text import ImageTextCache, Rows, Scores, combine
 from training.data.image_text_head import CacheHead
 from training.data.source import Source
+from training.data.superpoints import Superpoints
 from training.scheme.dense_clip import DenseClip
 
 
@@ -56,7 +57,7 @@ def read_shots(frame: Frame) -> list[Shot]:
     return shots
 
 
-def cache_head(dense: DenseClip, labels: LabelSpace) -> CacheHead:
+def cache_head(dense: DenseClip, labels: LabelSpace, superpoints: Superpoints) -> CacheHead:
     """What a cache of the scores that `dense` gives the classes of a label space says about itself."""
     model, text = dense.model, dense.text
     settings: dict[str, Any] = {
@@ -69,6 +70,7 @@ def cache_head(dense: DenseClip, labels: LabelSpace) -> CacheHead:
         "owner": text.owner.tolist(),
         "classes": list(labels.names),
         **dense.settings,
+        "superpoints": asdict(superpoints),
     }
     return CacheHead(
         settings=settings,
@@ -101,6 +103,7 @@ def score_shots(dense: DenseClip, shots: Sequence[Shot]) -> tuple[Rows, Scores]:
 def make_scores(
     cache: ImageTextCache,
     dense: DenseClip,
+    superpoints: Superpoints,
     *,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
@@ -108,8 +111,9 @@ def make_scores(
     """Score the scans that a cache lacks. Returns how many.
 
     Args:
-        cache: of the source, with the head of `dense`.
+        cache: of the source, with the head of `dense` and `superpoints`.
         dense: the image-text model.
+        superpoints: whose scores are averaged.
         workers: threads that read scans and images ahead.
         progress: called with scans done, those that were there included, and all scans.
 
@@ -123,7 +127,8 @@ def make_scores(
         images += len(shots)
         if done == _SCANS_TO_TRY and not images and len(missing) == scans:
             raise ConfigError(_no_images(cache.source, done))
-        cache.write(index, frame, *score_shots(dense, shots))
+        rows, scores = score_shots(dense, shots)
+        cache.write(index, frame, rows, superpoints.average(frame.points[rows], scores))
         if progress is not None:
             progress(scans - len(missing) + done, scans)
     if missing and len(missing) == scans and not images:
