@@ -51,13 +51,13 @@ class Soak:
     """What was seen.
 
     Attributes:
-        sent: stamps, nanoseconds since the start, of the scans published, by their number.
+        sent: stamp of a scan -> when it was published; nanoseconds of the monotonic clock.
         latency: milliseconds between publishing a scan and having its labels.
         memory: (seconds since the start, MiB resident) of the node.
         counts: what the node said last about itself.
     """
 
-    sent: list[int] = field(default_factory=list)
+    sent: dict[int, int] = field(default_factory=dict)
     latency: list[float] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
     counts: dict[str, str] = field(default_factory=dict)
@@ -80,16 +80,16 @@ class Sensor(Node):  # type: ignore[misc]
         """Whether the node is active."""
         return bool(self._publisher.get_subscription_count() and self.count_publishers(OUTPUT))
 
-    def send(self) -> None:
-        """Publish the next scan; its stamp is the time, which tells it from all others."""
-        now = time.monotonic_ns()
-        self._message.header.stamp.sec, self._message.header.stamp.nanosec = divmod(now, SECOND)
-        self._soak.sent.append(now)
+    def send(self, due: float) -> None:
+        """Publish the scan of that time; its stamps are as even as a LiDAR's, however late this process is."""
+        stamp = round(due * SECOND)
+        self._message.header.stamp.sec, self._message.header.stamp.nanosec = divmod(stamp, SECOND)
+        self._soak.sent[stamp] = time.monotonic_ns()
         self._publisher.publish(self._message)
 
     def _labelled(self, message: PointCloud2) -> None:
         stamp = message.header.stamp
-        self._soak.latency.append(1e-6 * (time.monotonic_ns() - stamp.sec * SECOND - stamp.nanosec))
+        self._soak.latency.append(1e-6 * (time.monotonic_ns() - self._soak.sent[stamp.sec * SECOND + stamp.nanosec]))
 
     def _diagnosed(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -156,8 +156,9 @@ def play(sensor: Sensor, soak: Soak, node: int, rate: float, seconds: float) -> 
     start = time.monotonic()
     looked = -np.inf
     for number in range(round(seconds * rate)):
-        pause(sensor, start + number / rate - time.monotonic())
-        sensor.send()
+        due = start + number / rate
+        pause(sensor, due - time.monotonic())
+        sensor.send(due)
         if time.monotonic() - looked >= 5:
             looked = time.monotonic()
             soak.memory.append((looked - start, resident(node)))
@@ -187,7 +188,7 @@ def figures(soak: Soak, points: int, rate: float) -> dict[str, Any]:
     seconds, sizes = np.array(after).T
     slope = float(np.polyfit(seconds, sizes, 1)[0]) if len(after) > 2 else 0.0
     return {
-        "minutes": round((soak.sent[-1] - soak.sent[0]) / SECOND / 60, 2),
+        "minutes": round((max(soak.sent) - min(soak.sent)) / SECOND / 60, 2),
         "points": points,
         "rate": rate,
         "middleware": rclpy.get_rmw_implementation_identifier(),
