@@ -83,3 +83,49 @@ def test_reset_and_wrong_arguments():
     assert pairing.match(0) == {}
     with pytest.raises(ValueError, match="max_delay"):
         ImagePairing(max_delay=-1)
+
+
+def test_stragglers_of_the_old_run_are_no_second_jump():
+    pairing: ImagePairing[str, str] = ImagePairing(100)
+    for stamp in range(0, 20_000, 50):
+        pairing.add("left", stamp, f"old {stamp}")
+        pairing.add("right", stamp, f"old {stamp}")
+        pairing.advance(stamp)
+    assert pairing.advance(0)
+    assert not pairing.add("left", 0, "new 0")
+    # Another stream's last message comes after the others have begun again.
+    assert not pairing.add("right", 19_980, "old")
+    assert not pairing.advance(19_950)
+    assert not pairing.add("right", 0, "new 0")
+    assert {camera: paired.image for camera, paired in pairing.match(10).items()} == dict.fromkeys(
+        ("left", "right"), "new 0"
+    )
+    # The new run comes to the old one's times in its turn, and jumps again.
+    for stamp in range(50, 20_000, 50):
+        assert not pairing.add("right", stamp, f"new {stamp}")
+        assert not pairing.advance(stamp)
+    assert pairing.match(19_950)["right"].image == "new 19950"
+    assert pairing.add("right", 0, "third")
+
+
+def test_time_that_jumps_by_a_moment_loses_nothing_for_long():
+    pairing: ImagePairing[str, int] = ImagePairing(100)
+    pairing.add("left", 1000, 1000)
+    assert pairing.add("left", 800, 800)
+    for stamp in range(810, 1300, 10):
+        pairing.add("left", stamp, stamp)
+    assert pairing.match(1290)["left"].image == 1290
+
+
+def test_a_single_wrong_stamp_costs_no_more_than_a_moment():
+    pairing: ImagePairing[str, int] = ImagePairing(100)
+    for stamp in range(10_000, 20_000, 50):
+        pairing.add("left", stamp, stamp)
+        pairing.advance(stamp)
+    assert pairing.add("left", 7, 7)
+    lost = 0
+    for stamp in range(20_000, 21_000, 50):
+        pairing.add("left", stamp, stamp)
+        lost += pairing.match(stamp).get("left") is None
+    assert lost <= 3
+    assert pairing.match(20_950)["left"].image == 20_950
