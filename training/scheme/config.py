@@ -31,6 +31,7 @@ class TransferConfig:
     """Multi-scale deformable knowledge transfer."""
 
     weight: float = 0.0  # of the distillation from the fused branch to the point network
+    lovasz: float = 0.0  # of the same weight, of Lovasz-softmax against the class that the fused branch names
     fused: float = 1.0  # of CE + Lovasz of the fused branch on the labels
     image: float = 1.0  # of CE + Lovasz of the image network's own prediction on the labels
     scales: list[int] = field(default_factory=lambda: [8, 4, 2, 1])  # strides of the decoder's stages

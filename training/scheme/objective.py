@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from training.config import TrainConfig
@@ -30,9 +31,11 @@ class Objective:
         transfer = config.transfer
         on = {
             "transfer": transfer.weight > 0,
+            "transfer_lovasz": transfer.weight * transfer.lovasz > 0,
             "fused": transfer.weight > 0,
             "point": transfer.weight > 0,
             "image": transfer.weight > 0,
+            "fused_pseudo": transfer.weight * transfer.fused * config.pseudo.weight > 0,
             "pseudo": config.pseudo.weight > 0,
             "opinion": config.pseudo.weight * config.pseudo.soft > 0,
             "pseudo_lovasz": config.pseudo.weight * config.pseudo.lovasz > 0,
@@ -49,11 +52,12 @@ class Objective:
         if output.transfer is not None and batch.pairs is not None:
             losses |= self._transfer(output.transfer, batch.pairs)
         nothing = output.points.logits.sum() * 0
-        names = ("pseudo", "opinion", "pseudo_lovasz", "contrast", "teacher")
+        names = ("fused_pseudo", "pseudo", "opinion", "pseudo_lovasz", "contrast", "teacher")
         sums = dict.fromkeys(names, nothing)
         counts = dict.fromkeys(sums, 0)
         config = self.config
         weights = {
+            "fused_pseudo": share * config.pseudo.weight * config.transfer.fused,
             "pseudo": share * config.pseudo.weight,
             "opinion": share * config.pseudo.weight * config.pseudo.soft,
             "pseudo_lovasz": share * config.pseudo.weight * config.pseudo.lovasz,
@@ -62,6 +66,9 @@ class Objective:
         }
         logits = output.points.logits
         if guidance is not None:
+            if "fused_pseudo" in self.terms and output.transfer is not None and batch.pairs is not None:
+                each = self._fused_by_guidance(output.transfer, batch.pairs, guidance, logits)
+                sums["fused_pseudo"], counts["fused_pseudo"] = each.sum(), len(each)
             if "pseudo" in self.terms:
                 sums["pseudo"] = pseudo_cross_entropy(logits, guidance.pseudo, self.loss.class_weights).sum()
                 counts["pseudo"] = len(guidance.pseudo)
@@ -84,6 +91,22 @@ class Objective:
             if name in self.terms:
                 losses[name] = weights[name] * total / max(count / self.processes.world, 1e-6)
         return {name: losses[name] for name in self.terms}
+
+    def _fused_by_guidance(self, output: TransferOutput, pairs: Pairs, guidance: Guidance, logits: Tensor) -> Tensor:
+        """KL (Q,) of the pseudo labels and opinions to the fused branch, mean over its scales.
+
+        A fused branch that learns from the drawn labels alone knows nothing of the classes that they lack, and would
+        teach the point network to forget what the pseudo labels tell it about them.
+        """
+        wanted = torch.zeros_like(logits)
+        wanted[guidance.pseudo.row, guidance.pseudo.target] = 1
+        wanted[guidance.opinion.row] = guidance.opinion.probability.to(wanted)
+        wanted = wanted[pairs.row]
+        told = torch.nonzero(wanted.sum(1) > 0).flatten()
+        wanted = wanted[told]
+        each = torch.stack([kl_to_teacher(fused[told], wanted) for fused in output.fused.values()]).mean(0)
+        weights = self.loss.class_weights
+        return each if weights is None else each * (wanted @ weights.to(wanted))
 
     def _transfer(self, output: TransferOutput, pairs: Pairs) -> dict[str, Tensor]:
         mine = PairCounts.of(pairs)

@@ -13,7 +13,7 @@ from mdkt_ros.labels import IGNORE
 from mdkt_ros.network import NetworkOutput
 from mdkt_ros.sparse import SparseTensor
 from training.data.pairs import Pairs
-from training.losses import Labelled, SegmentationLoss
+from training.losses import Labelled, SegmentationLoss, lovasz_softmax
 from training.optimization import ParameterGroup
 from training.scheme.config import TransferConfig
 from training.scheme.deformable import DeformableTransfer, Pyramid
@@ -163,7 +163,7 @@ class Transfer(nn.Module):
     def losses(
         self, output: TransferOutput, pairs: Pairs, segmentation: SegmentationLoss, counts: PairCounts
     ) -> dict[str, Tensor]:
-        """Weighted losses by name: `transfer`, and by the labels `fused`, `point` and `image`.
+        """Weighted losses by name: `transfer`, `transfer_lovasz`, and by the labels `fused`, `point` and `image`.
 
         `point` is of the heads above stride 1, weighted as `fused` is. All are there whatever they weigh, so that every
         parameter gets a gradient.
@@ -190,6 +190,7 @@ class Transfer(nn.Module):
 
         return {
             "transfer": nothing + config.weight * kl / max(counts.pairs, 1e-6),
+            "transfer_lovasz": nothing + config.weight * config.lovasz * self._taught_iou(output, counts),
             "fused": config.fused * by_labels(list(output.fused.values())),
             "point": config.fused * by_labels([output.point[s] for s in strides if s > 1]),
             "image": config.image * by_labels([output.image]),
@@ -201,6 +202,19 @@ class Transfer(nn.Module):
         fused = output.fused[stride]
         loss = transfer_kl(fused, output.point[stride], self.config.temperature)
         return (loss if class_weights is None else loss * class_weights[fused.argmax(1)]).sum()
+
+    def _taught_iou(self, output: TransferOutput, counts: PairCounts) -> Tensor:
+        """Lovasz-softmax of the points against the class that the fused branch names, mean over the scales.
+
+        A divergence over thousands of pairs hardly notices a class of a few dozen, which the points then unlearn.
+        """
+        if not self.config.lovasz or not len(output.image):
+            return output.image.new_zeros(())
+        each = [
+            lovasz_softmax(output.point[stride].float().softmax(1), fused.detach().argmax(1))
+            for stride, fused in output.fused.items()
+        ]
+        return torch.stack(each).mean() * (len(output.image) / max(counts.pairs, 1e-6))
 
     def _by_stride(self) -> dict[int, ScaleTransfer]:
         return {int(stride): scale for stride, scale in self.scales.items() if isinstance(scale, ScaleTransfer)}
