@@ -73,22 +73,23 @@ def gradients(module):
 def test_shapes():
     voxels = make_voxels()
     pairs = make_pairs(voxels)
-    output, found, losses = run(*make_models(), voxels, pairs)
+    output, found, losses = run(*make_models(lovasz=1.0), voxels, pairs)
     assert list(found.fused) == list(found.point) == [8, 4, 2, 1]
     for logits in (*found.fused.values(), *found.point.values(), found.image):
         assert logits.shape == (80, CLASSES)
         assert logits.isfinite().all()
-    assert set(losses) == {"transfer", "fused", "point", "image"}
+    assert set(losses) == {"transfer", "transfer_lovasz", "fused", "point", "image"}
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
     # What is distilled at stride 1 is what leaves for the vehicle.
     torch.testing.assert_close(found.point[1], output.logits[pairs.row])
 
 
-def test_the_transfer_teaches_the_point_network_alone():
-    network, transfer = make_models()
+@pytest.mark.parametrize("name", ["transfer", "transfer_lovasz"])
+def test_the_transfer_teaches_the_point_network_alone(name):
+    network, transfer = make_models(lovasz=1.0)
     voxels = make_voxels()
     losses = run(network, transfer, voxels, make_pairs(voxels))[2]
-    losses["transfer"].backward()
+    losses[name].backward()
     heads = 0
     for name, gradient in gradients(transfer).items():
         if name.startswith("scales.") and ".head." in name and "fusion" not in name:  # of the point features

@@ -100,7 +100,7 @@ def class_figures(confusion: npt.NDArray[np.int64], names: tuple[str, ...]) -> d
 def dense_figures(folder: Path, sights: list[Sight], labels: LabelSpace) -> dict[str, Any]:
     """What an image-text model says of each pixel (MaskCLIP, best class, nothing calibrated) against the truth."""
     model = load_image_text(f"local-dir:{folder}")
-    dense = DenseClip(model, class_text(model, labels), DenseOptions())
+    dense = DenseClip(model, class_text(model, labels), DenseOptions(half=True))
     total = np.zeros((len(labels), len(labels)), dtype=np.int64)
     for sight in sights:
         maps = dense.scores(torch.from_numpy(sight.image.transpose(2, 0, 1).copy())[None])

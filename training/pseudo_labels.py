@@ -68,6 +68,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     add("--neighbours", type=int, default=12, help="average the scores of so many nearest points; 0: of none")
     add("--cluster", type=float, default=0.5, help="average clusters above the ground, metres apart; 0: none")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--full-precision", action="store_true", help="float32 throughout, whatever the hardware is fast in")
     add("--workers", type=int, default=2, help="threads that read scans and images ahead")
     add("--pictures", type=Path, help="folder for pictures: dense labels beside the points' labels")
     add("--picture-scans", type=int, default=20, help="how many scans to draw, spread over the data")
@@ -84,7 +85,7 @@ def dense_options(options: argparse.Namespace) -> DenseOptions:
         window = None if options.window == "auto" else int(options.window)
     except ValueError as error:
         raise ConfigError(f"--scales {options.scales} --window {options.window}: {error}") from None
-    return DenseOptions(scales, window, options.step, options.last_block, options.absent)
+    return DenseOptions(scales, window, options.step, options.last_block, options.absent, not options.full_precision)
 
 
 def open_recipe(config: TrainConfig) -> Source:

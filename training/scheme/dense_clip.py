@@ -37,6 +37,7 @@ class DenseOptions:
         last_block: what the last block of a vision transformer does, see `training.scheme.dense_towers.LAST_BLOCKS`.
         absent: a class is dropped from an image when nowhere its probability (softmax over the classes at the model's
             own logit scale) reaches this; 0 drops none. MaskCLIP calls it prompt denoising, and uses 0.5.
+        half: compute in a half precision where the hardware does.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -44,6 +45,7 @@ class DenseOptions:
     step: int = 0
     last_block: str = "auto"
     absent: float = 0.0
+    half: bool = False
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 8 for scale in self.scales):
@@ -94,7 +96,7 @@ class DenseClip:
         """Raises ConfigError for an image tower that it does not know how to read densely."""
         self.model, self.text, self.options = model, text, options or DenseOptions()
         self.tower: DenseTower = dense_tower(model.network.visual, self.options.last_block, model.name)
-        self._dtype = fast_dtype(torch.device(model.device))
+        self._dtype = fast_dtype(torch.device(model.device)) if self.options.half else None
         self._words = text.embeddings.to(model.device)
         self._mean = torch.tensor(model.mean, device=model.device)[:, None, None]
         self._std = torch.tensor(model.std, device=model.device)[:, None, None]
