@@ -25,6 +25,7 @@ from mdkt_ros.drive.synthetic.kinds import Kind, raw_nuscenes, raw_semantickitti
 from mdkt_ros.drive.synthetic.lidar import HDL32E, HDL64E, beam_directions, scan
 from mdkt_ros.drive.synthetic.materials import Material
 from mdkt_ros.drive.synthetic.mesh import quads, surface
+from mdkt_ros.drive.synthetic.mix import CITY
 from mdkt_ros.drive.synthetic.scene import Scene
 from mdkt_ros.drive.synthetic.town import build_town, stream
 from mdkt_ros.errors import ConfigError, OutputError
@@ -339,11 +340,14 @@ def test_same_seed_same_bytes_and_they_read_back(tmp_path, drive, form, scans):
     seen = []
     # Once from nothing, once in a town that has served other drives: neither may leave a trace in the other.
     options = {"format": form, "seed": SEED, "scans": scans, "beams": 16}
-    for name, town in (("a", None), ("b", drive.town)):
+    used = drive.town if form == "semantickitti" else build_town(SEED, CITY)
+    other = SyntheticDrive(SEED, scans=1, town=used, images=False)
+    assert len(other[0].points)
+    for name, town in (("a", None), ("b", used)):
         synthesize(tmp_path / name, progress=lambda *a: seen.append(a), town=town, **options)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert seen == [(i + 1, scans) for i in range(scans)] * 2
-    reread, made = open_drive(tmp_path / "a"), SyntheticDrive(**options, town=drive.town)
+    reread, made = open_drive(tmp_path / "a"), SyntheticDrive(**options, town=used)
     assert len(reread) == scans
     ours, theirs = made[scans - 1], reread[scans - 1]
     np.testing.assert_array_equal(ours.points, theirs.points)
@@ -354,6 +358,21 @@ def test_same_seed_same_bytes_and_they_read_back(tmp_path, drive, form, scans):
         there = views[view.camera.name]
         np.testing.assert_allclose(there.camera.camera_from_lidar, view.camera.camera_from_lidar, atol=1e-6)
         assert there.load().shape == (view.camera.height, view.camera.width, 3)
+
+
+def test_nuscenes_drives_through_a_city():
+    """More of what a suburb has next to none of, on the same streets."""
+    kinds = {}
+    for form in ("semantickitti", "nuscenes"):
+        drive = SyntheticDrive(SEED, format=form, scans=4, rate_hz=0.2, images=False)
+        assert [r.offset for r in drive.town.network.roads] == [r.offset for r in build_town(SEED).network.roads]
+        standing = np.bincount(drive.town.static.kind, minlength=len(Kind))
+        moving = np.bincount([drive.traffic.stock[m.stock].kind for m in drive.traffic.movers], minlength=len(Kind))
+        kinds[form] = standing, moving
+    for kind in (Kind.CONE, Kind.BARRIER):
+        assert kinds["nuscenes"][0][kind] > 2 * kinds["semantickitti"][0][kind]
+    for kind in (Kind.PERSON, Kind.TRUCK):
+        assert kinds["nuscenes"][1][kind] > 1.3 * kinds["semantickitti"][1][kind]
 
 
 def test_another_seed_is_another_town(drive):
