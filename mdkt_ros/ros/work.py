@@ -182,7 +182,9 @@ class Work:
 
     def _jumped(self) -> None:
         self.statistics.count("time_jumps")
-        self._node.get_logger().info("time ran backward (a bag loops?): images of the past are forgotten")
+        self._node.get_logger().info(
+            "time ran backward (a bag loops?): images of the past are forgotten", throttle_duration_sec=5.0
+        )
 
     def _process(self, scan: Scan) -> None:
         self._labeller.process(scan)
