@@ -162,6 +162,11 @@ def uses_teacher(config: TrainConfig) -> bool:
     return max(config.pseudo.weight, config.teacher.weight, config.contrast.weight) > 0
 
 
+def spreads_labels(config: TrainConfig) -> bool:
+    """Whether drawn labels speak about the points around them."""
+    return config.pseudo.weight * config.pseudo.spread > 0
+
+
 def flatten(config: TrainConfig) -> dict[str, Any]:
     """`section.key` -> value of every setting, of JSON types only."""
     flat: dict[str, Any] = {}

@@ -22,15 +22,26 @@ from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import IGNORE
 from mdkt_ros.sparse.tensor import SparseTensor
 from mdkt_ros.voxels import VoxelGrid, Voxels, collate, voxelize
-from training.config import TrainConfig, uses_images, uses_teacher
+from training.config import TrainConfig, spreads_labels, uses_images, uses_teacher
 from training.data.augment import augment, mix
 from training.data.draw import LabelDraw
-from training.data.hints import LocalView, TeacherView, TextScores, collate_views, join_scores, teacher_view
+from training.data.hints import (
+    Hints,
+    LocalHints,
+    LocalView,
+    TeacherView,
+    collate_hints,
+    collate_views,
+    join_hints,
+    local_hints,
+    teacher_view,
+)
 from training.data.image_text import ImageTextCache
 from training.data.pair_finder import PairFinder
 from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join, thin
 from training.data.scan import Scan, make_scan
 from training.data.source import Source
+from training.data.spread import SpreadLabels, spread_labels
 
 _Part = TypeVar("_Part")
 _Whole = TypeVar("_Whole")
@@ -43,7 +54,7 @@ class Example:
     Attributes:
         recorded: number in the source of the recorded scan that each part of `scan` came from.
         pairs: points that images show, None where no part of the scheme needs images.
-        scores: voxel rows and scores of the image-text model, or None.
+        hints: what images and drawn labels say about voxels without a label, or None.
         view: what the teacher sees, or None.
     """
 
@@ -51,7 +62,7 @@ class Example:
     voxels: Voxels
     recorded: tuple[int, ...] = ()
     pairs: ExamplePairs | None = None
-    scores: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None = None
+    hints: LocalHints | None = None
     view: LocalView | None = None
 
 
@@ -66,7 +77,7 @@ class Batch:
         target: (L,) int64 class ids of the labelled points.
         scan: (L,) int64 number of the scan that each labelled point belongs to, ascending.
         examples: the scans' points, for what needs more than the labels; stays on the CPU.
-        pairs, scores, view: what the scheme's parts need, None where they are off.
+        pairs, hints, view: what the scheme's parts need, None where they are off.
     """
 
     names: tuple[str, ...]
@@ -76,14 +87,14 @@ class Batch:
     scan: Tensor
     examples: tuple[Example, ...] = ()
     pairs: Pairs | None = None
-    scores: TextScores | None = None
+    hints: Hints | None = None
     view: TeacherView | None = None
 
     def to(self, device: torch.device) -> Batch:
         if device.type == "cpu":
             return self
         moved = {name: getattr(self, name).to(device) for name in ("voxels", "rows", "target", "scan")}
-        extras = {name: getattr(self, name) for name in ("pairs", "scores", "view")}
+        extras = {name: getattr(self, name) for name in ("pairs", "hints", "view")}
         moved |= {name: value.to(device) for name, value in extras.items() if value is not None}
         return replace(self, **moved)
 
@@ -105,7 +116,7 @@ def make_batch(examples: list[Example]) -> Batch:
         scan=torch.from_numpy(np.concatenate(scan)),
         examples=tuple(examples),
         pairs=_join([example.pairs for example in examples], lambda pairs: collate_pairs(pairs, offsets)),
-        scores=_join([example.scores for example in examples], lambda scores: _collate_scores(scores, offsets)),
+        hints=_join([example.hints for example in examples], lambda hints: collate_hints(hints, offsets)),
         view=_join([example.view for example in examples], collate_views),
     )
 
@@ -113,13 +124,6 @@ def make_batch(examples: list[Example]) -> Batch:
 def _join(parts: Sequence[_Part | None], collate: Callable[[list[_Part]], _Whole]) -> _Whole | None:
     there = [part for part in parts if part is not None]
     return collate(there) if there else None
-
-
-def _collate_scores(
-    scores: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]], offsets: npt.NDArray[np.int64]
-) -> TextScores:
-    row = np.concatenate([rows + offset for (rows, _), offset in zip(scores, offsets, strict=False)])
-    return TextScores(torch.from_numpy(row), torch.from_numpy(np.concatenate([score for _, score in scores])))
 
 
 class TrainingStream(Dataset[Example]):
@@ -137,6 +141,7 @@ class TrainingStream(Dataset[Example]):
         self.source, self.draw, self.config, self.grid, self.image_text = source, draw, config, grid, image_text
         cache = config.data.cache
         self._views: dict[int, tuple[Scan, Voxels]] = {}
+        self._spreads: dict[int, SpreadLabels] = {}
         self._finder = PairFinder(source, config.images, cache=cache) if uses_images(config) else None
         if self._finder is not None and not source[0].views:
             raise ConfigError(
@@ -164,15 +169,31 @@ class TrainingStream(Dataset[Example]):
     def _complete(self, example: Example, rng: np.random.Generator) -> Example:
         """Add what the scheme's parts need."""
         scan, voxels, recorded = example.scan, example.voxels, example.recorded
-        pairs = scores = view = None
+        pairs = hints = view = None
         if self._finder is not None:
             found = join(scan, voxels, tuple(self._finder.find(index, rng) for index in recorded))
             pairs = thin(found, self.config.images.pairs, rng)
-        if self.image_text is not None:
-            scores = join_scores(scan, voxels, tuple(self.image_text.scan(index) for index in recorded))
+        if self.image_text is not None or spreads_labels(self.config):
+            hints = join_hints(scan, voxels, tuple(self._hints(index) for index in recorded))
         if uses_teacher(self.config):
             view = teacher_view(scan, voxels, tuple(self._recorded(index) for index in recorded))
-        return replace(example, pairs=pairs, scores=scores, view=view)
+        return replace(example, pairs=pairs, hints=hints, view=view)
+
+    def _hints(self, index: int) -> LocalHints:
+        """What images and drawn labels say about the points of a recorded scan."""
+        seen = None if self.image_text is None else self.image_text.scan(index)
+        spread = self._spread(index) if spreads_labels(self.config) else None
+        return local_hints(seen, spread, len(self.source.labels))
+
+    def _spread(self, index: int) -> SpreadLabels:
+        if index in self._spreads:
+            return self._spreads[index]
+        scan = self.scan(index)
+        told, odds = spread_labels(scan.points, scan.target, len(self.source.labels), self.config.pseudo.spread)
+        made = SpreadLabels(scan.index[told], odds)
+        if self.config.data.cache:
+            self._spreads[index] = made
+        return made
 
     def _recorded(self, index: int) -> tuple[Scan, Voxels]:
         """A scan and its voxels without augmentation."""

@@ -1,8 +1,9 @@
-"""What is known about a batch's voxels without a label: the image-text model's scores, and the teacher's view."""
+"""What is known about voxels without a label: image-text scores, labels of their neighbours, the teacher's view."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +13,37 @@ from torch import Tensor
 from mdkt_ros.sparse.tensor import SparseTensor
 from mdkt_ros.voxels import Voxels, collate
 from training.data.scan import Scan
+from training.data.spread import SpreadLabels
+from training.scheme.calibration import ABSENT
+
+_ALONE = 2.0
+"""Log-odds from which the labels around a point are believed without an image."""
+
+
+class LocalHints(NamedTuple):
+    """What images and drawn labels say about P points of a scan, or voxels of an example; none is there twice.
+
+    Attributes:
+        row: (P,) int64 of the points or voxels, ascending.
+        score: (P, C) float32 similarity of what the images show there to each class; `ABSENT` where none shows it.
+        log_odds: (P, C) float32 of the drawn labels around, see `spread_labels`; 0 where there are none.
+    """
+
+    row: npt.NDArray[np.int64]
+    score: npt.NDArray[np.float32]
+    log_odds: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class TextScores:
-    """Scores of an image-text model for P voxels, each seen by a camera; no voxel twice.
-
-    Attributes:
-        row: (P,) int64 row in the batch's voxels.
-        score: (P, C) float32 similarity of what the images show there to each class.
-    """
+class Hints:
+    """`LocalHints` of a batch; rows are of the batch's voxels."""
 
     row: Tensor
     score: Tensor
+    log_odds: Tensor
 
-    def to(self, device: torch.device) -> TextScores:
-        return TextScores(self.row.to(device), self.score.to(device))
+    def to(self, device: torch.device) -> Hints:
+        return Hints(self.row.to(device), self.score.to(device), self.log_odds.to(device))
 
 
 @dataclass(frozen=True)
@@ -54,25 +70,49 @@ class LocalView:
     row: npt.NDArray[np.int64]
 
 
-def join_scores(
-    scan: Scan, voxels: Voxels, parts: tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]], ...]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Voxel rows (P,) and scores (P, C) of an example.
+def local_hints(
+    seen: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None, spread: SpreadLabels | None, classes: int
+) -> LocalHints:
+    """What there is about the points of one recorded scan.
 
     Args:
-        parts: of each recorded scan in it, rows (S,) of the points that have scores, and those, (S, C).
+        seen: rows (P,) and scores (P, C) of the image-text model, None where there is none.
+        spread: what drawn labels say, None where they are not spread. Where no image shows a point and the labels are
+            far it is left out: hardly anything is known about it.
+        classes: C.
     """
-    rows, scores = [], []
-    for part, (recorded, score) in enumerate(parts):
-        found = scan.find(part, recorded)
+    none = (np.zeros(0, np.int64), np.zeros((0, classes), np.float32))
+    rows, scores = none if seen is None else seen
+    told, odds = none if spread is None else spread
+    kept = np.isin(told, rows) | (odds.max(1, initial=0) >= _ALONE)
+    every = np.union1d(rows, told[kept])
+    score = np.full((len(every), classes), ABSENT, dtype=np.float32)
+    score[np.searchsorted(every, rows)] = scores
+    log_odds = np.zeros((len(every), classes), dtype=np.float32)
+    log_odds[np.searchsorted(every, told[kept])] = odds[kept]
+    return LocalHints(every, score, log_odds)
+
+
+def join_hints(scan: Scan, voxels: Voxels, parts: tuple[LocalHints, ...]) -> LocalHints:
+    """Hints about the voxels of an example. `parts`: about the points of each recorded scan in it."""
+    joined = []
+    for part, hints in enumerate(parts):
+        found = scan.find(part, hints.row)
         voxel = np.where(found >= 0, voxels.point_to_voxel[found], -1)
         # The first point of a voxel speaks for it.
         row, first = np.unique(voxel, return_index=True)
-        kept = row >= 0
-        rows.append(row[kept])
-        scores.append(score[first[kept]])
-    row, first = np.unique(np.concatenate(rows), return_index=True)
-    return row, np.concatenate(scores)[first].astype(np.float32)
+        first = first[row >= 0]
+        joined.append(LocalHints(row[row >= 0], hints.score[first], hints.log_odds[first]))
+    row, first = np.unique(np.concatenate([hints.row for hints in joined]), return_index=True)
+    score, odds = (np.concatenate([hints[column] for hints in joined])[first] for column in (1, 2))
+    return LocalHints(row, score, odds)
+
+
+def collate_hints(parts: list[LocalHints], offsets: npt.NDArray[np.int64]) -> Hints:
+    """Join the hints of a batch's examples, in order; `offsets`: first voxel of each."""
+    row = np.concatenate([part.row + offset for part, offset in zip(parts, offsets, strict=False)])
+    score, odds = (torch.from_numpy(np.concatenate([part[column] for part in parts])) for column in (1, 2))
+    return Hints(torch.from_numpy(row), score, odds)
 
 
 def teacher_view(scan: Scan, voxels: Voxels, recorded: tuple[tuple[Scan, Voxels], ...]) -> LocalView:

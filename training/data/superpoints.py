@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from mdkt_ros.errors import ConfigError
+from training.data.clusters import find_clusters
 from training.scheme.calibration import ABSENT
 
-_CELL, _ABOVE = 1.0, 0.3
-"""Metres: side of a square of ground, and how far above its lowest point things begin."""
 _LARGEST = 12.0
 """Metres: what is longer or wider is no single thing but a row of houses."""
 _SHARED = 0.7
@@ -57,15 +54,12 @@ class Superpoints:
         return scores
 
     def _of_clusters(self, points: Floats, scores: Floats) -> Floats:
-        above = np.flatnonzero(points[:, 2] > _lowest(points) + _ABOVE)
-        if not len(above):
-            return scores
-        pairs = cKDTree(points[above]).query_pairs(self.cluster, output_type="ndarray")
-        links = coo_matrix((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(len(above),) * 2)
-        clusters, number = connected_components(links, directed=False)
-        small = (_extent(points[above, :2], number, clusters) < _LARGEST)[number]
+        clusters = find_clusters(points, self.cluster)
+        above = np.flatnonzero(clusters.number >= 0)
+        number = clusters.number[above]
+        small = (clusters.extent < _LARGEST)[number]
         said = scores[above] > ABSENT
-        total = np.zeros((clusters, scores.shape[1]), np.float32)
+        total = np.zeros((len(clusters), scores.shape[1]), np.float32)
         votes = np.zeros_like(total)
         np.add.at(total, number, np.where(said, scores[above], 0))
         np.add.at(votes, number, said)
@@ -82,20 +76,3 @@ def _mean(scores: Floats) -> Floats:
     count = said.sum(1)
     total = np.where(said, scores, 0).sum(1)
     return np.where(count > 0, total / np.maximum(count, 1), ABSENT).astype(np.float32)
-
-
-def _lowest(points: Floats) -> npt.NDArray[np.float32]:
-    """(P,) the lowest z in the square of ground that holds each point."""
-    _, square = np.unique(np.floor(points[:, :2] / _CELL).astype(np.int64), axis=0, return_inverse=True)
-    square = square.reshape(-1)
-    low = np.full(square.max() + 1, np.inf, np.float32)
-    np.minimum.at(low, square, points[:, 2])
-    return np.asarray(low[square])
-
-
-def _extent(xy: Floats, number: npt.NDArray[np.int32], clusters: int) -> npt.NDArray[np.float32]:
-    """(clusters,) length of the longer side of each cluster's box."""
-    low, high = np.full((2, clusters, 2), np.inf, np.float32)
-    np.minimum.at(low, number, xy)
-    np.minimum.at(high, number, -xy)
-    return np.asarray((-high - low).max(1))

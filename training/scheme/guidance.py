@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.data.dataset import Batch
+from training.data.hints import Hints
 from training.processes import Processes
 from training.scheme.agreement import (
     SOURCES,
@@ -19,8 +22,11 @@ from training.scheme.agreement import (
     decide,
     safe_negatives,
 )
-from training.scheme.calibration import Calibration
+from training.scheme.calibration import ABSENT, Calibration
 from training.scheme.contrast import Candidates
+
+_TINY, _MOST_TRUST = 1e-6, 0.95
+"""Least probability of a class before labels speak; most trust in what labels around a point say."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,19 @@ class Guide(nn.Module):
     """Makes a batch's guidance. Its buffers, how sure each source usually is of each class, belong to the run."""
 
     def __init__(
-        self, config: TrainConfig, classes: int, calibration: Calibration | None, processes: Processes
+        self,
+        config: TrainConfig,
+        labels: npt.NDArray[np.int64],
+        calibration: Calibration | None,
+        processes: Processes,
     ) -> None:
-        """`calibration`: of the image-text scores, None where there are none."""
+        """`labels`: (C,) drawn, of each class. `calibration`: of the image-text scores, None where there are none."""
         super().__init__()
         self.config, self.calibration, self.processes = config, calibration, processes
-        pseudo = config.pseudo
+        pseudo, classes = config.pseudo, len(labels)
+        # Of points that no image shows: as often as the labels have a class, rare ones helped as the images' are.
+        prior = ((labels + 1) / (labels + 1).sum()) ** (1 - pseudo.balance)
+        self.prior = (prior / prior.sum()).astype(np.float32)
 
         def thresholds() -> ClassThresholds:
             floor = min(pseudo.floor, pseudo.sure)
@@ -71,7 +84,7 @@ class Guide(nn.Module):
     def forward(self, teacher: Tensor, batch: Batch, step: int) -> Guidance:
         """`teacher`: (V, C) probabilities, zeros in rows that it has not seen."""
         seen = teacher.sum(1) > 0
-        text = self._image_text(batch)
+        text = self.image_text(batch.hints)
         self.teacher_sure.update(teacher[seen], self.processes.sum_tensor)
         if self.text_sure is not None and text is not None:
             self.text_sure.update(text.probability, self.processes.sum_tensor)
@@ -102,11 +115,23 @@ class Guide(nn.Module):
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator)
 
-    def _image_text(self, batch: Batch) -> ImageText | None:
-        if self.calibration is None or batch.scores is None:
+    def image_text(self, hints: Hints | None) -> ImageText | None:
+        """What images and the drawn labels around say: probabilities, and how far they can be trusted."""
+        if hints is None:
             return None
-        probability, weight = self.calibration.apply(batch.scores.score.cpu().numpy())
-        device = batch.scores.row.device
-        return ImageText(
-            batch.scores.row, torch.from_numpy(probability).to(device), torch.from_numpy(weight).to(device)
-        )
+        score, odds = hints.score.cpu().numpy(), hints.log_odds.cpu().numpy()
+        seen = np.flatnonzero(score.max(1, initial=ABSENT) > ABSENT)
+        probability = np.tile(self.prior, (len(score), 1))
+        weight = np.zeros(len(score), dtype=np.float32)
+        if self.calibration is not None:
+            probability[seen], weight[seen] = self.calibration.apply(score[seen])
+        told = odds.max(1, initial=0) > 0
+        logits = np.log(np.maximum(probability[told], _TINY)) + odds[told]
+        posterior = np.exp(logits - logits.max(1, keepdims=True))
+        posterior /= posterior.sum(1, keepdims=True)
+        # The chance that not both err, where the labels around say what it comes to.
+        named = posterior.argmax(1)
+        agreed = np.minimum(1 - np.exp(-odds[told][np.arange(len(named)), named]), _MOST_TRUST)
+        probability[told], weight[told] = posterior, np.maximum(weight[told], agreed)
+        device = hints.row.device
+        return ImageText(hints.row, torch.from_numpy(probability).to(device), torch.from_numpy(weight).to(device))

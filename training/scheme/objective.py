@@ -86,6 +86,9 @@ class Objective:
         if output.contrast is not None:
             sums["contrast"] = output.contrast.sum()
             counts["contrast"] = len(output.contrast)
+        # One mean over all voxels that are told anything: a few doubtful ones, which sources disagree about, would
+        # otherwise weigh as much as the many that they agree on.
+        counts["pseudo"] = counts["opinion"] = counts["pseudo"] + counts["opinion"]
         totals = self.processes.sum(list(counts.values()))
         for (name, total), count in zip(sums.items(), totals, strict=True):
             if name in self.terms:

@@ -98,5 +98,5 @@ def make_scheme(config: TrainConfig, network: PointNetwork, stream: TrainingStre
         )
     if uses_teacher(config):
         calibration = None if image_text is None else calibrate(image_text, stream.draw, config.pseudo)
-        guide = Guide(config, classes, calibration, processes)
+        guide = Guide(config, stream.draw.counts.sum(0), calibration, processes)
     return Scheme(transfer, contrast, guide)
