@@ -42,9 +42,9 @@ def row(method: str, budget: float, seed: int, miou: float, **more: object) -> d
     }
 
 
-def test_the_plan_is_that_of_the_issue():
+def test_the_plan_has_every_method_and_budget_of_the_table():
     runs = plan([], [], [0, 1, 2])
-    assert len(runs) == len({run.key for run in runs}) == 36
+    assert len(runs) == len({run.key for run in runs}) == 39
     assert {run.budget for run in runs if run.method.name in ("labels_only", "ema")} == {0.01, 0.1, 1.0}
     assert {run.budget for run in runs if run.method.name == "full_supervision"} == {100.0}
     assert {run.budget for run in runs if run.method.name == "contrast"} == {0.1}
@@ -69,12 +69,15 @@ def test_each_method_is_the_one_before_it_and_one_part_more():
     }
     assert changed["ema"] == set()
     assert changed["contrast"] == {"teacher.weight"}
+    assert changed["spread_labels"] - changed["image_text"] == {"pseudo.cache"}
+    assert on["spread_labels"] == weights[:2]
+    assert by_name["spread_labels"]["pseudo.spread"] > 0
     assert changed["one_to_one"] - changed["deformable_multi_scale"] == {"transfer.offsets"}
     single = changed["deformable_single_scale"] - changed["deformable_multi_scale"]
     assert single == {"transfer.scales", "transfer.levels"}
     # Whatever is no part of the scheme is the same for all, the running mean of the weights too.
     every = set().union(*changed.values())
-    assert every <= {*weights, "transfer.offsets", "transfer.scales", "transfer.levels"}
+    assert every <= {*weights, "transfer.offsets", "transfer.scales", "transfer.levels", "pseudo.cache"}
 
 
 def test_a_seed_is_that_of_weights_and_labels():
