@@ -56,10 +56,10 @@ def test_parts_add_up_to_the_scheme(tmp_path: Path):
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     parts = {title: flatten(config) for title, config in configs(path, ["data.root=x"]).items()}
-    assert len(parts) == len(PARTS) == 6
+    assert len(parts) == len(PARTS) == 7
     weights = ("transfer.weight", "pseudo.weight", "contrast.weight", "teacher.weight")
     on = [sum(config[key] > 0 for key in weights) for config in parts.values()]
-    assert on == [0, 1, 1, 2, 3, 4]
+    assert on == [0, 1, 1, 2, 2, 3, 4]
     assert {config["data.percent"] for config in parts.values()} == {50}
     with pytest.raises(ConfigError, match=r"unknown key data\.roots"):
         configs(path, ["data.roots=x"])
