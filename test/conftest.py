@@ -8,11 +8,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from live_setting import Setting
 from ros_graph import Graph
 from running_node import Running
 from small_models import random_meta, random_network
 
 from mdkt_ros.checkpoint import save_checkpoint
+from mdkt_ros.segmenter import Segmenter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,3 +72,15 @@ def run(graph, checkpoint):
     yield start
     for node in nodes:
         node.close()
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    """Labels that mean nothing, in no time."""
+    return Segmenter(random_network(), random_meta(), device="cpu")
+
+
+@pytest.fixture
+def setting(segmenter):
+    """A live labeller without ROS, with everything around it."""
+    return Setting(segmenter)

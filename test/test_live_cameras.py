@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from live_setting import MS, Setting, cloud_message, image, info
-from small_models import random_meta, random_network
+from live_setting import MS, cloud_message, image, info
 
 from mdkt_ros.pairing import Paired
-from mdkt_ros.segmenter import Segmenter
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return Segmenter(random_network(), random_meta(), device="cpu")
-
-
-@pytest.fixture
-def setting(segmenter):
-    return Setting(segmenter)
 
 
 @pytest.fixture

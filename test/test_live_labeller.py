@@ -5,21 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from live_setting import Setting, cloud_message
-from small_models import random_meta, random_network
 
 from mdkt_ros.cloud import parse_pointcloud2
 from mdkt_ros.live.health import Level
-from mdkt_ros.segmenter import Segmenter
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return Segmenter(random_network(), random_meta(), device="cpu")
-
-
-@pytest.fixture
-def setting(segmenter):
-    return Setting(segmenter)
 
 
 def test_the_labelled_cloud_is_what_the_segmenter_says_of_the_same_points(setting):

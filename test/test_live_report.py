@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from live_setting import Setting, cloud_message
+from live_setting import cloud_message
 from small_models import random_meta, random_network
 
 from mdkt_ros.errors import ConfigError
@@ -17,16 +17,6 @@ from mdkt_ros.live.report import values
 from mdkt_ros.live.warmup import street, warm_up
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.voxels import VoxelGrid, voxelize
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return Segmenter(random_network(), random_meta(), device="cpu")
-
-
-@pytest.fixture
-def setting(segmenter):
-    return Setting(segmenter)
 
 
 def test_the_report_names_every_scan_that_came(setting):

@@ -9,7 +9,6 @@ from ros_graph import DEADLINE, plain
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
 from small_drives import write_nuscenes_set
-from small_models import random_meta, random_network
 
 from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.bag import BagDrive
@@ -18,15 +17,9 @@ from mdkt_ros.drive.pose import pose_from_quaternion
 from mdkt_ros.drive.rosmsg import TF
 from mdkt_ros.info import describe
 from mdkt_ros.segment_drive import segment_path
-from mdkt_ros.segmenter import Segmenter
 
 pytestmark = pytest.mark.ros
 LATCHED = {"/tf_static", "/ground_truth/label_info", "/segment/output/label_info"}
-
-
-@pytest.fixture(scope="module")
-def segmenter():
-    return Segmenter(random_network(), random_meta(), device="cpu")
 
 
 def written(path):
