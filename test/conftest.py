@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from live_setting import Setting
 from ros_graph import Graph
 from running_node import Running
@@ -84,3 +85,12 @@ def segmenter():
 def setting(segmenter):
     """A live labeller without ROS, with everything around it."""
     return Setting(segmenter)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small operations are slower on several threads, which a test run's other workers want too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,52 +13,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from segmenter_inputs import LABELS, META, network, scan
 
 import mdkt_ros.segmenter as module
 from mdkt_ros import Segmenter
-from mdkt_ros.checkpoint import CheckpointMeta, save_checkpoint
+from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import CheckpointError, CloudError, ConfigError
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.network import PointNetwork, build_network
-from mdkt_ros.segmenter import IntensityWarning, PointLimitWarning
+from mdkt_ros.segmenter import PointLimitWarning
 from mdkt_ros.sparse import fuse
-from mdkt_ros.voxels import VoxelGrid, collate, voxelize
+from mdkt_ros.voxels import collate, voxelize
 
-LABELS = LabelSpace.load("semantickitti")
-META = CheckpointMeta("minkunet14s", 0.25, VoxelGrid(0.5, (-40.0, -40.0, -4.0), (40.0, 40.0, 4.0)), LABELS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def network(seed: int = 0) -> PointNetwork:
-    """Random weights, loud enough that many classes win somewhere."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = build_network("minkunet14s", in_channels=4, classes=19, width=0.25)
-        for name, value in net.state_dict().items():
-            if "running_var" in name:
-                value.uniform_(0.01, 0.1)
-            elif name.startswith("classifier"):
-                value.normal_()
-    return net.eval()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
     return Segmenter(network(), META)
-
-
-def scan(count: int = 4000, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    points = rng.normal(0, [8, 8, 0.5], (count, 3)).astype(np.float32)
-    return points, rng.random(count, dtype=np.float32)
 
 
 def test_every_point_gets_what_the_network_says_of_its_voxel(segmenter: Segmenter) -> None:
@@ -221,133 +192,6 @@ def test_without_a_path_the_shipped_checkpoint_is_loaded(tmp_path: Path, monkeyp
         Segmenter.load()
     save_checkpoint(tmp_path / module.SHIPPED, network(), META)
     assert Segmenter.load(device="cpu").labels == LABELS
-
-
-def caught(action: Callable[[], object]) -> list[warnings.WarningMessage]:
-    with warnings.catch_warnings(record=True) as messages:
-        warnings.simplefilter("always")
-        action()
-    return list(messages)
-
-
-@pytest.mark.parametrize(
-    ("scale", "factor", "words"),
-    [
-        (1.0, 255.0, ["1 % of the values are above", "reach 255", "set intensity_scale to about 0.00392"]),
-        (1.0, 40000.0, ["set intensity_scale to about 1.53e-05"]),
-        (1 / 255, 1.0, ["all values are below 0.01", "set intensity_scale to about 1"]),
-        (1.0, 1 / 256, ["all values are below 0.01", "set intensity_scale to about 256"]),
-        (1.0, 0.0, ["no value is above 0"]),
-    ],
-)
-def test_intensity_that_contradicts_the_checkpoint_is_said_once(scale: float, factor: float, words: list[str]) -> None:
-    segmenter = Segmenter(network(), replace(META, intensity_scale=scale))
-    points, intensity = scan(2000)
-    intensity[0] = 1.0
-    messages = caught(lambda: segmenter.segment(points, intensity * factor))
-    assert [message.category for message in messages] == [IntensityWarning]
-    assert messages[0].filename == __file__
-    for word in words:
-        assert word in str(messages[0].message)
-    assert caught(lambda: segmenter.segment(points, intensity * factor)) == []
-
-
-def test_a_cloud_without_intensity_is_said_once_and_counts_as_zero() -> None:
-    segmenter = Segmenter(network(), META)
-    points, _ = scan(50)
-    with pytest.warns(IntensityWarning, match="the cloud has none"):
-        without = segmenter.segment(points)
-    zero = segmenter.segment(points, np.zeros(50))
-    np.testing.assert_array_equal(without.class_id, zero.class_id)
-
-
-def test_plausible_intensity_and_few_points_are_not_doubted() -> None:
-    for values in (scan()[1], scan()[1] * 0.02, np.where(scan()[1] > 0.995, 9, 0.2)):
-        assert caught(lambda values=values: Segmenter(network(), META).segment(scan()[0], values)) == []
-    assert caught(lambda: Segmenter(network(), META).segment(np.zeros((9, 3)), np.full(9, 255))) == []
-
-
-def test_a_network_without_intensity_does_not_ask_for_it() -> None:
-    net = build_network("minkunet14s", in_channels=3, classes=19, width=0.25)
-    segmenter = Segmenter(net, replace(META, features=("x", "y", "z")))
-    points, intensity = scan(300)
-    np.testing.assert_array_equal(
-        segmenter.segment(points).class_id, segmenter.segment(points, intensity * 255).class_id
-    )
-
-
-def test_intensity_scale_of_the_sensor_replaces_that_of_the_checkpoint(segmenter: Segmenter) -> None:
-    points, intensity = scan()
-    other = Segmenter(network(), replace(META, intensity_scale=100.0), intensity_scale=1 / 256)
-    one = segmenter.segment(points, intensity)
-    np.testing.assert_array_equal(other.segment(points, intensity * 256).class_id, one.class_id)
-    dark = Segmenter(network(), META, intensity_scale=0.05).segment(points, intensity)
-    assert (dark.class_id != one.class_id).any()
-
-
-def test_a_cloud_with_other_axes_is_turned_for_the_network(segmenter: Segmenter) -> None:
-    points, intensity = scan()
-    expected = segmenter.segment(points, intensity)
-    # What lies ahead of a KITTI sensor at x is ahead of a nuScenes sensor at y; its left, +y, is there at -x.
-    turned = np.stack([-points[:, 1], points[:, 0], points[:, 2]], axis=1)
-    result = segmenter.for_sensor(axes="y_forward").segment(turned, intensity)
-    np.testing.assert_array_equal(result.class_id, expected.class_id)
-    assert (segmenter.segment(turned, intensity).class_id != expected.class_id).any()
-    nuscenes = Segmenter(network(), replace(META, axes="y_forward"), axes="x_forward")
-    expected = nuscenes.for_sensor(axes="y_forward").segment(turned, intensity)
-    np.testing.assert_array_equal(nuscenes.segment(points, intensity).class_id, expected.class_id)
-
-
-def test_another_sensor_shares_the_network_and_keeps_what_is_not_named(segmenter: Segmenter) -> None:
-    first = segmenter.for_sensor(intensity_scale=0.5, axes="y_forward")
-    second = first.for_sensor()
-    assert second.network is segmenter.network
-    assert (second.intensity_scale, second.axes, second.max_points) == (0.5, "y_forward", segmenter.max_points)
-    assert (segmenter.intensity_scale, segmenter.axes) == (1.0, "x_forward")
-
-
-def test_too_many_points_are_subsampled_and_all_get_the_nearest_label() -> None:
-    points, intensity = scan(6000)
-    points[::100] = np.nan
-    segmenter = Segmenter(network(), META, max_points=700)
-    with pytest.warns(PointLimitWarning, match="5940 points in range are more than max_points = 700"):
-        result = segmenter.segment(points, intensity)
-    assert caught(lambda: segmenter.segment(points, intensity)) == []
-    labelled = np.isfinite(points).all(axis=1)
-    np.testing.assert_array_equal(result.class_id == 255, ~labelled)
-
-    voxels = voxelize(points, intensity, META.grid)
-    chosen = np.flatnonzero(labelled)[np.arange(700) * 5940 // 700]
-    kept = np.unique(voxels.point_to_voxel[chosen])
-    assert len(kept) < len(voxels)
-    subset = replace(
-        voxels,
-        coordinates=voxels.coordinates[kept],
-        features=voxels.features[kept],
-        point_to_voxel=np.arange(len(kept)),
-    )
-    with torch.no_grad():
-        label_of_kept = network()(collate([subset])[0]).logits.argmax(dim=1).numpy()
-    steps = voxels.coordinates[:, None, :] - voxels.coordinates[None, kept, :]
-    squares = (steps.astype(np.int64) ** 2).sum(axis=2)
-    for voxel in range(len(voxels)):
-        got = np.unique(result.class_id[voxels.point_to_voxel == voxel])
-        assert len(got) == 1
-        # Exact among the 27 neighbours; further away any of about as near will do.
-        best = squares[voxel].min()
-        near = squares[voxel] == best if best <= 3 else squares[voxel] <= 49 * best
-        assert got[0] in label_of_kept[near]
-
-
-def test_two_million_points() -> None:
-    segmenter = Segmenter(network(), META, max_points=20_000)
-    rng = np.random.default_rng(4)
-    points = rng.uniform(-45, 45, (2_000_000, 3)).astype(np.float32) * np.float32([1, 1, 0.05])
-    with pytest.warns(PointLimitWarning):
-        result = segmenter.segment(points, np.full(len(points), 0.5, np.float32))
-    inside = (np.abs(points[:, :2]) < 40).all(axis=1)
-    assert inside.sum() > 1_500_000
-    np.testing.assert_array_equal(result.class_id != 255, inside)
 
 
 @pytest.mark.parametrize(
