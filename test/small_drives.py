@@ -111,6 +111,25 @@ def write_nuscenes_set(root: Path, scenes: int = 1, count: int = 3) -> Path:
     return root / "v1.0-mini"
 
 
+def kitti_scan(path: Path, count: int = 60, seed: int = 0) -> np.ndarray:
+    """A scan alone, (count, 4): no labels, no cameras, no calibration."""
+    values = np.random.default_rng(seed).normal(0, 10, (count, 4)).astype("<f4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(values.tobytes())
+    return values
+
+
+def kitti_drive(root: Path, sequence: str = "08", scans: int = 3) -> Path:
+    """SemanticKITTI's folders of scans and labels alone: class 1, bicycle, where x > 0, else class 0, car."""
+    for i in range(scans):
+        folder = root / "sequences" / sequence
+        values = kitti_scan(folder / "velodyne" / f"{i:06d}.bin", seed=i)
+        (folder / "labels").mkdir(exist_ok=True)
+        raw = np.where(values[:, 0] > 0, 11, 10).astype("<u4")
+        (folder / "labels" / f"{i:06d}.label").write_bytes(raw.tobytes())
+    return root
+
+
 def tree(root: Path) -> dict[str, bytes]:
     """Every file below `root`, to compare results byte for byte."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}

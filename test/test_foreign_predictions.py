@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_drives import write_nuscenes_set
+from echo_segmenter import Echo
+from small_drives import kitti_drive, kitti_scan, tree, write_nuscenes_set
 from test_page_source import shown
-from test_segment_drive import Echo, digest, kitti_drive, kitti_scan
 
 from mdkt_ros.drive import open_drive
 from mdkt_ros.errors import LabelError
@@ -53,11 +53,11 @@ def pcd_scans(folder: Path) -> Path:
 )
 def test_folders_of_scans(tmp_path, make, labels, place):
     source = make(tmp_path / "in")
-    before = digest(source)
+    before = tree(source)
     summary = segment_path(source, tmp_path / "out", Echo(labels=labels))
-    assert digest(source) == before
+    assert tree(source) == before
     out = tmp_path / "out" / place
-    assert digest(tmp_path / "out").keys() - before.keys() == {place, str(Path(place).with_name("label_space.yaml"))}
+    assert tree(tmp_path / "out").keys() - before.keys() == {place, str(Path(place).with_name("label_space.yaml"))}
     assert LabelSpace.load(out.with_name("label_space.yaml")) == labels
     frame = open_drive(source)[0]
     ids = labels.from_raw(read_labels(out, len(frame.points), np.uint32), "")
@@ -113,11 +113,11 @@ def test_a_labelled_folder_once_more(tmp_path):
     """Files of the first result are links in the second, and must not change with it."""
     source = nuscenes_scans(tmp_path / "in")
     segment_path(source, tmp_path / "one", Echo())
-    before = digest(tmp_path / "one")
+    before = tree(tmp_path / "one")
     segment_path(tmp_path / "one", tmp_path / "two", Mirror())
-    assert digest(tmp_path / "one") == before
+    assert tree(tmp_path / "one") == before
     name = "predictions_semantickitti/00.label"
-    assert digest(tmp_path / "two")[name] != before[name]
+    assert tree(tmp_path / "two")[name] != before[name]
 
 
 def test_a_damaged_label_space_is_named(tmp_path):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from echo_segmenter import Echo
 from PIL import Image
-from test_segment_drive import Echo, digest, kitti_drive, kitti_scan
+from small_drives import kitti_drive, kitti_scan, tree
 
 from mdkt_ros.errors import DriveError, OutputError
 from mdkt_ros.labels import LabelSpace
@@ -70,7 +71,7 @@ def test_links_are_followed_as_far_as_they_lead(tmp_path):
 @pytest.mark.parametrize("labels", [NUSCENES, LabelSpace.load("semantickitti")])
 def test_a_full_disk_is_named_by_the_users_path(tmp_path, monkeypatch, labels):
     source = kitti_drive(tmp_path / "kitti")
-    before = digest(source)
+    before = tree(source)
 
     def full(self: Path, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
@@ -95,7 +96,7 @@ def test_a_full_disk_is_named_by_the_users_path(tmp_path, monkeypatch, labels):
         segment_path(source, tmp_path / "out", Echo(labels=labels))
     assert len(copied) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["kitti"]
-    assert digest(source) == before
+    assert tree(source) == before
 
 
 @pytest.mark.parametrize(
