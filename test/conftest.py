@@ -13,6 +13,7 @@ from live_setting import Setting
 from ros_graph import Graph
 from running_node import Running
 from small_models import random_meta, random_network
+from synthetic_frames import SEED
 
 from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.segmenter import Segmenter
@@ -94,3 +95,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def town():
+    """The town of the synthetic drives, whose making takes seconds."""
+    pytest.importorskip("embreex", reason="synthetic drives need the extra `synthetic` (embreex)")
+    from mdkt_ros.drive.synthetic.town import build_town
+
+    return build_town(SEED)
