@@ -60,6 +60,13 @@ class Running:
         expected = {name for name in self.got if not name.startswith("/") and name not in ("label_info", "legend")}
         self.graph.until(lambda: expected <= outputs.wanted(), f"listeners of {expected}")
 
+    def connect(self):
+        """A LiDAR that the node hears, and the list that its labelled clouds come to."""
+        got, sensors = self.listen("segmentation"), Sensors(self.graph)
+        sensors.ready()
+        self.settle()
+        return sensors, got
+
     def statistics(self):
         return self.node._work.statistics.snapshot()
 

@@ -31,16 +31,9 @@ from mdkt_ros.prompts import PromptScorer, PromptWarning, class_of, column_names
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.voxels import collate, voxelize
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LABELS = LabelSpace.load("semantickitti")
 WORDS = ["a", "photo", "of", "car", "traffic", "cone", "sign", "bicycle", "road"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

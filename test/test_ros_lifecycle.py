@@ -151,10 +151,7 @@ def test_a_transition_that_the_state_does_not_have_is_refused_and_the_next_one_w
 
 def test_an_inactive_node_receives_nothing(run, graph):
     running = run().up()
-    got = running.listen("segmentation")
-    sensors = Sensors(graph)
-    sensors.ready()
-    running.settle()
+    sensors, got = running.connect()
     running.node.trigger_deactivate()
     assert running.diagnosis()[:2] == (0, "inactive")
     sensors.scan(SECOND)

@@ -118,10 +118,7 @@ BAD = {
 
 def test_bad_scans_are_counted_and_told_and_the_next_good_one_is_labelled(run, graph):
     running = run(input_timeout=20.0).up()
-    got = running.listen("segmentation")
-    sensors = Sensors(graph)
-    sensors.ready()
-    running.settle()
+    sensors, got = running.connect()
     good = sensors.scan(SECOND)
     graph.until(lambda: len(got) == 1, "the first scan")
     for number, (reason, spoil) in enumerate(BAD.values(), 2):
@@ -140,10 +137,7 @@ def test_bad_scans_are_counted_and_told_and_the_next_good_one_is_labelled(run, g
 
 def test_scans_without_stamp_are_labelled(run, graph):
     running = run().up()
-    got = running.listen("segmentation")
-    sensors = Sensors(graph)
-    sensors.ready()
-    running.settle()
+    sensors, got = running.connect()
     for number, stamp in enumerate((0, 5 * SECOND, 0), 1):
         sensors.scan(stamp)
         graph.until(lambda number=number: len(got) == number, "the scan")
@@ -211,10 +205,7 @@ def test_fifty_scans_a_second_into_a_slow_network_come_fresh_or_not_at_all(run, 
 
     running = run().up()
     monkeypatch.setattr(Segmenter, "segment", slowly)
-    got = running.listen("segmentation")
-    sensors = Sensors(graph)
-    sensors.ready()
-    running.settle()
+    sensors, got = running.connect()
     start = time.monotonic()
     ages, seen = [], 0
     while time.monotonic() < start + 2.5:
