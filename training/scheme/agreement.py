@@ -26,6 +26,8 @@ AGREE, TEACHER, TEXT = range(3)
 class ImageText(NamedTuple):
     """What the image-text model says of P pairs of a point and a pixel; a voxel may be in any number of them.
 
+    Where drawn labels are spread it includes what they say, also of points that no image shows.
+
     Attributes:
         row: (P,) int64 row of the point's voxel.
         probability: (P, C) calibrated, rows sum to 1.
@@ -78,7 +80,7 @@ class Opinion(NamedTuple):
 
     @classmethod
     def of(cls, text: ImageText | None, labelled: Tensor, like: Tensor) -> Opinion:
-        """Of the voxels in view outside `labelled`; none without `text`. `like`: (V, C) of the batch's voxels."""
+        """Of the voxels that `text` speaks of, outside `labelled`; none without `text`. `like`: (V, C) of the batch's voxels."""
         if text is None or not len(text.row):
             return cls(labelled.new_zeros(0), like.new_zeros(0, like.shape[1]))
         # A class that is switched off has no say alone; in the mean it is as right as its calibration.
