@@ -80,7 +80,7 @@ class Opinion(NamedTuple):
 
     @classmethod
     def of(cls, text: ImageText | None, labelled: Tensor, like: Tensor) -> Opinion:
-        """Of the voxels that `text` speaks of, outside `labelled`; none without `text`. `like`: (V, C) of the batch's voxels."""
+        """Of the voxels that `text` speaks of, outside `labelled`. `like`: (V, C) of the batch's voxels."""
         if text is None or not len(text.row):
             return cls(labelled.new_zeros(0), like.new_zeros(0, like.shape[1]))
         # A class that is switched off has no say alone; in the mean it is as right as its calibration.
