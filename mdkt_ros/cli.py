@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mdkt_ros.errors import MdktError, OutputError
+from mdkt_ros.import_command import import_weights
 from mdkt_ros.terminal import console, errors, print_written, progress_bar, to_nowhere
 
 app = typer.Typer(
@@ -43,6 +44,9 @@ ImageSize = Annotated[
         help="Image size that the calibration belongs to, where images were scaled since; KITTI's own is known.",
     ),
 ]
+
+
+app.command("import")(import_weights)
 
 
 def _print_version(wanted: bool) -> None:

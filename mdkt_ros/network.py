@@ -1,12 +1,14 @@
 """The point network: a residual U-Net of sparse convolutions (MinkUNet), in sizes with names.
 
 Layout and parameter names follow MinkUNet of SPVNAS (`core/models/semantic_kitti/minkunet.py`), so that weights trained
-there load here; the depths are those of MinkowskiEngine's MinkUNet14, 18 and 34.
+there load here; the depths are those of MinkowskiEngine's MinkUNet14, 18 and 34. The classifier of the `multiscale` ones
+reads three levels, as in OpenPCSeg (`pcseg/model/segmentor/voxel/minkunet`) and in MinkUNet34v2 of MMDetection3D.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,10 +24,13 @@ from mdkt_ros.sparse import (
     TransposedConv3d,
     block_threads,
     cat,
+    interpolate,
 )
 
 STRIDES = (8, 4, 2, 1)
 """Strides of the decoder's stages, in the order of the computation."""
+
+_DEEPEST = 16
 
 
 @dataclass(frozen=True)
@@ -36,19 +41,26 @@ class Preset:
         channels: of the stem, the four encoder stages and the four decoder stages, at width 1.
         blocks: residual blocks of the four encoder stages and the four decoder stages.
         summary: one line for people who choose.
+        classified: strides of the levels that the classifier reads, in the order of its inputs; coarse ones are
+            interpolated.
     """
 
     channels: tuple[int, int, int, int, int, int, int, int, int]
     blocks: tuple[int, int, int, int, int, int, int, int]
     summary: str
+    classified: tuple[int, ...] = (1,)
 
 
 _STANDARD = (32, 32, 64, 128, 256, 256, 128, 96, 96)
+_DEEP = (2, 3, 4, 6, 2, 2, 2, 2)
+_MULTISCALE = (_DEEPEST, 4, 1)
 
 PRESETS: dict[str, Preset] = {
     "minkunet14s": Preset((16, 24, 40, 64, 112, 80, 48, 32, 24), (1,) * 8, "for a laptop's CPU"),
     "minkunet18": Preset(_STANDARD, (2,) * 8, "the field's usual baseline"),
-    "minkunet34": Preset(_STANDARD, (2, 3, 4, 6, 2, 2, 2, 2), "deeper encoder, for a GPU"),
+    "minkunet34": Preset(_STANDARD, _DEEP, "deeper encoder, for a GPU"),
+    "minkunet18_multiscale": Preset(_STANDARD, (2,) * 8, "minkunet18, classified from three levels", _MULTISCALE),
+    "minkunet34_multiscale": Preset(_STANDARD, _DEEP, "minkunet34, classified from three levels", _MULTISCALE),
 }
 
 
@@ -100,6 +112,26 @@ def _residual(in_channels: int, out_channels: int, blocks: int) -> list[nn.Modul
     return [_ResidualBlock(in_channels if block == 0 else out_channels, out_channels) for block in range(blocks)]
 
 
+class _MultiScaleClassifier(nn.Sequential):
+    """A linear layer on the features of several levels, the last of which has the voxels that are classified."""
+
+    def __init__(self, channels: list[int], classes: int):
+        super().__init__(nn.Linear(sum(channels), classes))
+        self.channels = channels
+        self.classes = classes
+
+    def forward(self, levels: list[SparseTensor]) -> torch.Tensor:
+        linear = self[0]
+        *coarser, finest = levels
+        *weights, last = linear.weight.split(self.channels, dim=1)
+        logits = nn.functional.linear(finest.features, last, linear.bias)
+        for level, weight in zip(coarser, weights, strict=True):
+            # Both steps are linear: there are fewer voxels to multiply before, and fewer channels to interpolate after.
+            scores = level.with_features(nn.functional.linear(level.features, weight))
+            logits = logits + interpolate(scores, finest)
+        return logits
+
+
 class PointNetwork(nn.Module):
     """MinkUNet: stem, four stages down to stride 16, four stages up, a linear classifier.
 
@@ -137,7 +169,12 @@ class PointNetwork(nn.Module):
             )
             for stage in range(4)
         )
-        self.classifier = nn.Sequential(nn.Linear(c[8], classes))
+        self._classified = sizes.classified
+        if self._classified == (1,):
+            self.classifier = nn.Sequential(nn.Linear(c[8], classes))
+        else:
+            channels = {_DEEPEST: c[4], **self.feature_channels}
+            self.classifier = _MultiScaleClassifier([channels[stride] for stride in self._classified], classes)
 
     def forward(self, x: SparseTensor) -> NetworkOutput:
         """Logits and decoder features of the voxels of `x`, which has `in_channels` channels; none or one voxel too."""
@@ -145,8 +182,10 @@ class PointNetwork(nn.Module):
             # Sorted rows lie near their neighbours, and the result does not depend on the order of the input.
             order = x.maps.order(x.stride)
             inner = x if order is None else _reorder(x, order)
-            features = self._decode(self._encode(inner))
-            logits = self.classifier(features[1].features)
+            levels = self._encode(inner)
+            deepest = levels[-1]
+            features = self._decode(levels)
+            logits = self._classify({_DEEPEST: deepest, **features})
             if order is not None:
                 features[1] = x.with_features(_unsort(features[1].features, order))
                 logits = _unsort(logits, order)
@@ -165,6 +204,11 @@ class PointNetwork(nn.Module):
             out = blocks(cat([up(out), levels.pop()]))
             features[stride] = out
         return features
+
+    def _classify(self, levels: dict[int, SparseTensor]) -> torch.Tensor:
+        wanted = [levels[stride] for stride in self._classified]
+        logits: torch.Tensor = self.classifier(wanted if len(wanted) > 1 else wanted[0].features)
+        return logits
 
 
 def _unsort(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -209,15 +253,18 @@ def flops(network: nn.Module, x: SparseTensor) -> int:
     """
     total = 0
 
-    def count(module: nn.Module, inputs: tuple[SparseTensor | torch.Tensor], _output: object) -> None:
+    def count(module: nn.Module, inputs: tuple[Any], _output: object) -> None:
         nonlocal total
         (given,) = inputs
-        if isinstance(module, nn.Linear):
+        if isinstance(module, _MultiScaleClassifier):
+            pairs = zip(given, module.channels, strict=True)
+            total += sum(2 * len(level) * channels * module.classes for level, channels in pairs)
+        elif isinstance(module, nn.Linear):
             total += 2 * len(given) * module.in_features * module.out_features
         elif isinstance(module, SparseConvolution) and isinstance(given, SparseTensor):
             kernel_map = module.kernel_map(given)
-            pairs = len(given) if kernel_map is None else kernel_map.pairs
-            total += 2 * pairs * module.in_channels * module.out_channels
+            products = len(given) if kernel_map is None else kernel_map.pairs
+            total += 2 * products * module.in_channels * module.out_channels
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
     try:

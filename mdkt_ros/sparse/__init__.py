@@ -4,6 +4,7 @@ from mdkt_ros.sparse import torch_backend as _torch_backend  # registers the bac
 from mdkt_ros.sparse.backend import Backend, backends, register_backend, use_backend
 from mdkt_ros.sparse.convolution import SparseConvolution, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
 from mdkt_ros.sparse.fusion import fuse
+from mdkt_ros.sparse.interpolation import interpolate
 from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.maps import KernelMaps
 from mdkt_ros.sparse.normalization import BatchNorm, ReLU
@@ -28,6 +29,7 @@ __all__ = [
     "block_threads",
     "cat",
     "fuse",
+    "interpolate",
     "register_backend",
     "sparse_convolution",
     "use_backend",
