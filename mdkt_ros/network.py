@@ -1,8 +1,8 @@
 """The point network: a residual U-Net of sparse convolutions (MinkUNet), in sizes with names.
 
 Layout and parameter names follow MinkUNet of SPVNAS (`core/models/semantic_kitti/minkunet.py`), so that weights trained
-there load here; the depths are those of MinkowskiEngine's MinkUNet14, 18 and 34. The classifier of the `multiscale` ones
-reads three levels, as in OpenPCSeg (`pcseg/model/segmentor/voxel/minkunet`) and in MinkUNet34v2 of MMDetection3D.
+there load here; the depths are those of MinkowskiEngine's MinkUNet14, 18 and 34. The classifier of the `multiscale`
+ones reads three levels, as in OpenPCSeg (`pcseg/model/segmentor/voxel/minkunet`) and in MinkUNet34v2 of MMDetection3D.
 """
 
 from __future__ import annotations
@@ -122,8 +122,9 @@ class _MultiScaleClassifier(nn.Sequential):
 
     def forward(self, levels: list[SparseTensor]) -> torch.Tensor:
         linear = self[0]
+        assert isinstance(linear, nn.Linear)
         *coarser, finest = levels
-        *weights, last = linear.weight.split(self.channels, dim=1)
+        *weights, last = torch.split(linear.weight, self.channels, dim=1)
         logits = nn.functional.linear(finest.features, last, linear.bias)
         for level, weight in zip(coarser, weights, strict=True):
             # Both steps are linear: there are fewer voxels to multiply before, and fewer channels to interpolate after.

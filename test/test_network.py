@@ -12,7 +12,7 @@ from mdkt_ros.bench import measure, spinning_scan
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PRESETS, STRIDES, PointNetwork, build_network, flops, parameter_count
 from mdkt_ros.scan import read_scan
-from mdkt_ros.sparse import SparseTensor, SubmanifoldConv3d, TransposedConv3d, fuse
+from mdkt_ros.sparse import SparseTensor, SubmanifoldConv3d, TransposedConv3d, fuse, interpolate
 from mdkt_ros.voxels import VoxelGrid, collate, voxelize
 
 
@@ -173,10 +173,43 @@ def test_weights_have_the_names_and_shapes_of_spvnas() -> None:
 def test_sizes() -> None:
     """The paper trail of the presets: 21.7 M is SPVNAS' MinkUNet18, and the small one fits 8 MB with room to spare."""
     counts = {name: parameter_count(build_network(name, in_channels=4, classes=19)) for name in PRESETS}
-    assert counts == {"minkunet14s": 1_799_579, "minkunet18": 21_723_315, "minkunet34": 37_875_123}
+    assert counts == {
+        "minkunet14s": 1_799_579,
+        "minkunet18": 21_723_315,
+        "minkunet34": 37_875_123,
+        "minkunet18_multiscale": 21_723_315 + 19 * (256 + 128),
+        "minkunet34_multiscale": 37_875_123 + 19 * (256 + 128),
+    }
     assert 4 * counts["minkunet14s"] < 7.5e6
     half = build_network("minkunet18", in_channels=4, classes=19, width=0.5)
     assert half.feature_channels == {8: 128, 4: 64, 2: 48, 1: 48}
+
+
+def test_a_classifier_of_three_levels_only_adds_inputs() -> None:
+    one, three = (small(name).eval() for name in ("minkunet18", "minkunet18_multiscale"))
+    state = one.state_dict()
+    assert list(three.state_dict()) == list(state)
+    channels = three.feature_channels
+    assert three.classifier[0].weight.shape == (5, 256 // 4 + channels[4] + channels[1])
+    # With nothing from the coarse levels it is the same network.
+    state["classifier.0.weight"] = torch.nn.functional.pad(state["classifier.0.weight"], (256 // 4 + channels[4], 0))
+    three.load_state_dict(state)
+    x = street()
+    torch.testing.assert_close(three(x).logits, one(x).logits)
+    mixed, order = shuffled(x)
+    assert torch.equal(three(mixed).logits, three(x).logits[order])
+    coarse = x.maps
+    read = 2 * 5 * (len(coarse.coordinates(16)) * 64 + len(coarse.coordinates(4)) * 32 + len(x) * 24)
+    assert flops(three, x) - flops(one, x) == read - 2 * len(x) * 24 * 5
+
+
+def test_coarse_features_are_interpolated() -> None:
+    rows = [[0, -3, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 2, 1, 0]]  # parents at stride 4: x of -1 and 0
+    x = SparseTensor(torch.zeros((4, 1)), torch.tensor(rows, dtype=torch.int32))
+    parents = x.maps.coordinates(4)[:, 1]
+    coarse = x.at_stride(torch.where(parents == 0, 10.0, 2.0)[:, None], 4)
+    # One quarter of the way from 2 to 10; then nothing above x = 0 to mix with.
+    torch.testing.assert_close(interpolate(coarse, x), torch.tensor([[4.0], [10.0], [10.0], [10.0]]))
 
 
 def test_flops_count_the_pairs_there_are() -> None:

@@ -51,7 +51,7 @@ def recognise(state: State, zoo: Zoo, source: str) -> Architecture:
     channels = tuple(out_channels for _, _, out_channels in shapes)
     classifier = layout.rename("classifier.0.weight")
     outputs, read = _matrix(state, classifier, source)
-    multiscale = read == channels[4] + channels[6] + channels[8] != channels[8]
+    multiscale = read == channels[4] + channels[6] + channels[8]
     if multiscale not in zoo.multiscale:
         described = "three levels" if multiscale else "one level"
         other = ", ".join(
@@ -87,9 +87,7 @@ def _layout(state: State, zoo: Zoo, source: str) -> Layout:
         raise CheckpointError(f"{source}: has the {other.title}, which is not {zoo.title}'s; try --from {names}")
     for ending, engine in _ENGINES.items():
         if any(name.endswith(ending) for name in state):
-            raise CheckpointError(
-                f"{source}: a network of {engine}, whose weights are not imported; take one of spconv"
-            )
+            raise CheckpointError(f"{source}: a network of {engine}, which is not imported; take one of spconv")
     missing = next(zoo.layouts[0].rename(name) for name in _LANDMARKS if zoo.layouts[0].rename(name) not in state)
     raise CheckpointError(
         f"{source}: not a MinkUNet of {zoo.title}: tensor {missing!r} is missing; has {len(state)} tensors, the first "
@@ -146,7 +144,7 @@ def _width(preset: Preset, channels: tuple[int, ...]) -> float | None:
     low = max(Fraction(found, base) for found, base in pairs)
     high = min(Fraction(found + 1, base) for found, base in pairs)
     for digits in range(10):
-        width = math.ceil(low * 10**digits) / 10**digits
+        width: float = math.ceil(low * 10**digits) / 10**digits
         if low <= Fraction(width) < high and all(int(width * base) == found for found, base in pairs):
             return width
     return None

@@ -97,8 +97,8 @@ def convert(state: State, zoo: Zoo, rows: list[int], source: str) -> tuple[Point
     if found.outputs != outputs:
         first = " and one for points without a label" if zoo.unlabelled_first else ""
         raise CheckpointError(
-            f"{source}: the network tells {found.outputs} classes apart, but {outputs} are expected: those of the label "
-            f"space{first}"
+            f"{source}: the network tells {found.outputs} classes apart, but {outputs} are expected: those of the "
+            f"label space{first}"
         )
     with torch.random.fork_rng(devices=[]):
         network = build_network(found.preset, in_channels=found.in_channels, classes=len(rows), width=found.width)
@@ -137,15 +137,16 @@ def _taken(
 
 def _refuse_superfluous(state: State, known: set[str], zoo: Zoo, source: str) -> None:
     for name in state:
-        # SPVNAS' SPVCNN has the names of its MinkUNet, which has these too but never trains them.
-        is_point_branch = "point_transforms." in name
-        used = is_point_branch and name.endswith("running_mean") and bool(state[name].any())
-        if used or (name not in known and is_point_branch and not name.startswith(zoo.unused or "\0")):
-            raise CheckpointError(
-                f"{source}: an SPVCNN, which has a branch for points (tensor {name!r}); not a MinkUNet"
-            )
-        if name not in known and not name.startswith(zoo.unused or "\0"):
+        ignored = name.startswith(zoo.unused)
+        # SPVNAS' SPVCNN has the names of its MinkUNet, which has these too, but never trains them.
+        if "point_transforms." in name and not (ignored and _untrained(name, state[name])):
+            raise CheckpointError(f"{source}: tensor {name!r} is of an SPVCNN's branch for points; it is no MinkUNet")
+        if name not in known and not ignored:
             raise CheckpointError(f"{source}: unexpected tensor {one_line(repr(name))}; the MinkUNet does not have it")
+
+
+def _untrained(name: str, value: torch.Tensor) -> bool:
+    return not (name.endswith("running_mean") and bool(value.any()))
 
 
 def _overridden(zoo: Zoo, voxel_size: float | None, intensity_scale: float | None) -> Zoo:

@@ -1,7 +1,7 @@
 """How a project names a MinkUNet's tensors and lays out its kernels, told from the names and kernels of this one.
 
-The network here has SPVNAS' names and the kernels of torchsparse, (offsets, in, out): those of 3^3 with x fastest, those
-of 2^3 with z fastest. spconv has (out, x, y, z, in), the axes in the order of the coordinates' columns, which are
+The network here has SPVNAS' names and the kernels of torchsparse, (offsets, in, out): those of 3^3 with x fastest,
+those of 2^3 with z fastest. spconv has (out, x, y, z, in), the axes in the order of the coordinates' columns, which are
 x, y, z in MMDetection3D (`data_preprocessor.py`, `voxel_type="minkunet"`).
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def _load(path: Path) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # what follows says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         if "Weights only load failed" not in text or "invalid load key" in text:
@@ -60,8 +63,8 @@ def _load(path: Path) -> Any:
         found = re.search(r"GLOBAL ([\w.]+)", text)
         what = f"{found[1]} objects" if found else "more than tensors and plain values"
         raise CheckpointError(
-            f"{path}: holds {what}; unpickling those can run code, and is not done here. Where you trust the file, save "
-            "its tensors alone, with the project that made it: state = torch.load(FILE, weights_only=False); "
+            f"{path}: holds {what}; unpickling those can run code, and is not done here. Where you trust the file, "
+            "save its tensors alone, with the project that made it: state = torch.load(FILE, weights_only=False); "
             "torch.save(state['state_dict'], NEW)"
         ) from error
     except _BROKEN as error:

@@ -12,8 +12,8 @@ _TINY = 1e-8  # torchsparse's own, so that its networks give the same values her
 def interpolate(coarse: SparseTensor, fine: SparseTensor) -> torch.Tensor:
     """(V, C) features of `coarse` at the V voxels of `fine`, a tensor made from the same one.
 
-    A value of `coarse` lies at the lower corner of its voxel, as in torchsparse 1.4 (`voxel_to_point` of SPVNAS). Of the
-    eight around a voxel of `fine`, those that are empty do not count; the voxel's own parent always does.
+    A value of `coarse` lies at the lower corner of its voxel, as in SPVNAS (`voxel_to_point`, `core/models/utils.py`).
+    Of the eight around a voxel of `fine`, those that are empty do not count; the voxel's own parent always does.
     """
     ratio = coarse.stride // fine.stride
     parents = fine.maps.parents(fine.stride, coarse.stride)
