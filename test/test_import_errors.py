@@ -214,6 +214,7 @@ def test_files_that_would_run_code_are_refused(run):
         (b"hello world, this is no checkpoint", "not a file of torch.save"),
         (b"PK\x03\x04 broken", "not a file of torch.save"),
         (pickle.dumps({"model": 3}), "not a file of torch.save"),
+        (pickle.dumps({"model": 3}, protocol=2), "not a file of torch.save"),
         (b"\x10\0\0\0\0\0\0\0{}" + b" " * 20, "a safetensors file; only files of torch.save"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     ],

@@ -1,7 +1,7 @@
 """MinkUNets as other projects build and name them, on dense grids: nothing here knows the sparse engine.
 
 A sparse network on a dense grid is the same network with everything outside the occupied voxels set to zero after each
-step. spconv's kernels are those of PyTorch's dense convolutions with the inputs last; torchsparse's are written as
+step. spconv's kernels are those of PyTorch's dense convolutions with the inputs last (but for 1^3); torchsparse's are written as
 loops over their offsets (`torchsparse/nn/utils/kernel.py`). Grids have sides of multiples of 16.
 """
 
@@ -86,6 +86,9 @@ class Spconv(nn.Module):
         if self.kind == "up":
             weight = self.weight.permute(4, 0, 1, 2, 3)
             return x.at(conv_transpose3d(x.values[None], weight, stride=2)[0], x.level - 1)
+        if self.side == 1:  # `_conv_forward` of spconv 2.x, `weight.view(self.in_channels, self.out_channels)`
+            matrix = self.weight.reshape(self.weight.shape[4], self.weight.shape[0])
+            return x.at(torch.einsum("cxyz,cd->dxyz", x.values, matrix))
         weight = self.weight.permute(0, 4, 1, 2, 3)
         if self.kind == "down":
             return x.at(conv3d(x.values[None], weight, stride=2)[0], x.level + 1)

@@ -44,6 +44,9 @@ class Layout:
         """A kernel of the file, of 1^3, 2^3 or 3^3, as `SparseConvolution` has it."""
         if self.spconv:
             side, in_channels, out_channels = value.shape[1], value.shape[4], value.shape[0]
+            if side == 1:
+                # spconv 2.x reads the memory of these, and only of these, as (in, out): its issue 450. So it trained.
+                return value.reshape(in_channels, out_channels)
             order = (3, 2, 1, 4, 0) if side % 2 else (1, 2, 3, 4, 0)
             value = value.permute(order).reshape(side**3, in_channels, out_channels)
         return value[0] if value.ndim == 3 and len(value) == 1 else value

@@ -58,7 +58,7 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
-        if "Weights only load failed" not in text or "invalid load key" in text:
+        if "Weights only load failed" not in text or "invalid load key" in text or "Unsupported operand" in text:
             raise CheckpointError(f"{path}: not a file of torch.save (.pth, .pt), or damaged") from error
         found = re.search(r"GLOBAL ([\w.]+)", text)
         what = f"{found[1]} objects" if found else "more than tensors and plain values"
