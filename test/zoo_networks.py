@@ -1,8 +1,8 @@
 """MinkUNets as other projects build and name them, on dense grids: nothing here knows the sparse engine.
 
 A sparse network on a dense grid is the same network with everything outside the occupied voxels set to zero after each
-step. spconv's kernels are those of PyTorch's dense convolutions with the inputs last (but for 1^3); torchsparse's are written as
-loops over their offsets (`torchsparse/nn/utils/kernel.py`). Grids have sides of multiples of 16.
+step. spconv's kernels are those of PyTorch's dense convolutions with the inputs last, but for 1^3; torchsparse's are
+written as loops over their offsets (`torchsparse/nn/utils/kernel.py`). Grids have sides of multiples of 16.
 """
 
 from __future__ import annotations
