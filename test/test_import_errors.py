@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -205,6 +206,38 @@ class Settings:
 def test_files_that_would_run_code_are_refused(run):
     with pytest.raises(CheckpointError, match=r"holds \S*Settings objects; unpickling those can run code"):
         run({"model": spvnas(), "meta": Settings()})
+
+
+def test_what_training_leaves_in_a_file_is_left_out(run, tmp_path, monkeypatch):
+    """MMDetection3D's `.dev_scripts/gather_models.py` publishes all but the optimizer."""
+    names = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
+    history = type("HistoryBuffer", (), {"__module__": names[2]})
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[names[2]].HistoryBuffer = history
+    losses = history()
+    losses._log_history, losses.max_length = np.arange(5.0), 100
+    meta = {"dataset_meta": {"seg_label_mapping": np.arange(260), "classes": ("car",), "best": np.float64(0.7)}}
+    state = mmdet3d()
+    document = {"meta": meta, "state_dict": state, "message_hub": {"log_scalars": OrderedDict(loss=losses)}}
+    torch.save(document, tmp_path / "their.pth")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+    allowed = set(torch.serialization.get_safe_globals())
+    assert run(None, "mmdet3d").preset == "minkunet18"
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+@pytest.mark.parametrize("attack", ["os.system", "builtins.eval", "numpy.load"])
+def test_nothing_is_run(run, tmp_path, attack):
+    module, _, name = attack.rpartition(".")
+
+    class Attack:
+        def __reduce__(self):
+            return getattr(__import__(module), name), (str(tmp_path / "x"),)
+
+    with pytest.raises(CheckpointError, match="unpickling those can run code"):
+        run({"model": spvnas(), "meta": Attack()})
 
 
 @pytest.mark.parametrize(

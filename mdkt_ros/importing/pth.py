@@ -1,4 +1,8 @@
-"""Reading what `torch.save` wrote, as tensors and plain values only: nothing that can run code is unpickled."""
+"""Reading what `torch.save` wrote, as tensors and plain values only: nothing that can run code is unpickled.
+
+Training leaves more than tensors in its files. MMDetection3D publishes them with the losses' history (mmengine's
+`HistoryBuffer`) and tables of the data set (NumPy arrays); for these, and these alone, an empty placeholder is made.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,37 @@ from mdkt_ros.errors import CheckpointError
 
 # mmengine, torchpack, OpenPCSeg; without any of them the file is the state itself.
 _STATES = ("state_dict", "model", "model_state")
+_LEFT_OUT = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+)
 _BROKEN = (RuntimeError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError)
+
+
+class _Placeholder:
+    """Stands for an object that is not wanted; takes whatever it is given, and keeps nothing."""
+
+    def __new__(cls, *_arguments: object) -> _Placeholder:
+        return object.__new__(cls)
+
+    def __init__(self, *_arguments: object):
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+def _placeholder(name: str) -> type[_Placeholder]:
+    module, _, short = name.rpartition(".")
+    return type(short, (_Placeholder,), {"__module__": module})
+
+
+_PLACEHOLDERS = [_placeholder(name) for name in _LEFT_OUT]
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -53,7 +88,9 @@ def _load(path: Path) -> Any:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
     try:
-        with warnings.catch_warnings():
+        # PyTorch 2.4 has no such context: there, files that hold more are refused.
+        allowed = getattr(torch.serialization, "safe_globals", lambda _classes: nullcontext())
+        with warnings.catch_warnings(), allowed(_PLACEHOLDERS):
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)  # what follows says it all
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
