@@ -267,8 +267,8 @@ def _refuse_other_formats(path: Path) -> None:
             head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}
         ):
             raise CheckpointError(
-                f"{path}: a pickled file (.pth, .pt, .ckpt); pickles can run code and are never loaded here. A MinkUNet "
-                "of a public model zoo: mdkt import FILE. Another network that you trust: read its tensors with "
+                f"{path}: a pickled file (.pth, .pt, .ckpt); pickles can run code and are never loaded here. A "
+                "MinkUNet of a public model zoo: mdkt import FILE. Another network that you trust: read its tensors with "
                 "torch.load(path, weights_only=True) and write them with mdkt_ros.checkpoint.save_checkpoint"
             )
         if head.startswith(b"version https://git-lfs"):
