@@ -268,7 +268,7 @@ def _refuse_other_formats(path: Path) -> None:
         ):
             raise CheckpointError(
                 f"{path}: a pickled file (.pth, .pt, .ckpt); pickles can run code and are never loaded here. A "
-                "MinkUNet of a public model zoo: mdkt import FILE. Another network that you trust: read its tensors with "
+                "MinkUNet of a public model zoo: mdkt import FILE. Another one that you trust: read its tensors with "
                 "torch.load(path, weights_only=True) and write them with mdkt_ros.checkpoint.save_checkpoint"
             )
         if head.startswith(b"version https://git-lfs"):
