@@ -26,7 +26,7 @@ BENCH = ["matplotlib>=3.7"]
 TRAIN = [*SYNTHETIC, *TEXT, "omegaconf>=2.3", "scipy>=1.9", "tensorboard>=2.15", "timm>=1.0"]
 
 SCRIPTS = ["mdkt = mdkt_ros.cli:main"]
-COMMANDS = ("convert", "synthesize", "view", "picture", "info", "bench", "demo")
+COMMANDS = ("convert", "synthesize", "view", "picture", "info", "import", "bench", "demo")
 if {"install", "develop"} & set(sys.argv):
     # colcon alone runs these, and puts executables into lib/mdkt_ros, where `ros2 run` looks. pip would put them beside
     # `python`, where `view` and `info` are somebody else's names.
