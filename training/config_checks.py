@@ -35,8 +35,7 @@ _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
         "data.town_first optim.steps optim.weight_decay optim.clip loss.cross_entropy loss.lovasz workers augment.yaw "
         "augment.tilt augment.shift augment.jitter image_network.lr transfer.weight transfer.lovasz transfer.fused "
         "transfer.image transfer.offsets transfer.offset_lr images.pairs pseudo.weight pseudo.soft pseudo.lovasz "
-        "pseudo.spread "
-        "contrast.weight contrast.align teacher.weight",
+        "pseudo.spread contrast.weight contrast.align teacher.weight",
         lambda value: value >= 0,
         "0 or more",
     ),

@@ -50,7 +50,7 @@ class PseudoConfig:
     soft: float = 0.0  # of the same weight, of KL(image-text || student) where neither of the two is believed
     lovasz: float = 0.0  # of the same weight, of Lovasz-softmax on pseudo labels and on the likeliest of the others
     spread: float = 0.0  # factor on the say of a drawn label about its cluster and its neighbours; 0: none
-    cache: str = ""  # folder that training/pseudo_labels.py wrote; empty: the teacher alone
+    cache: str = ""  # folder that training/pseudo_labels.py wrote; empty: teacher and spread labels alone
     sure: float = 0.9  # probability from which one of the two is believed without the other
     agree: float = 0.5  # probability that the teacher needs when both name the same class
     floor: float = 0.6  # a class that is seldom named surely may be believed from here on ...
