@@ -59,6 +59,7 @@ setup(
     install_requires=[
         "numpy>=1.21",
         "torch>=2.4",
+        "numba>=0.62",  # the engine `native`; the package runs without it, on PyTorch alone
         "safetensors>=0.4",
         "pyyaml>=5.4",
         "rosbags>=0.11",

@@ -83,10 +83,14 @@ class _Block(nn.Module):
     def __init__(self, convolution: SparseConvolution):
         super().__init__()
         self.net = nn.Sequential(convolution, BatchNorm(convolution.out_channels), ReLU(inplace=True))
+        self.out_channels = convolution.out_channels
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        out: SparseTensor = self.net(x)
-        return out
+    def forward(self, x: SparseTensor, out: torch.Tensor | None = None) -> SparseTensor:
+        """`out`: memory for the features; for a fused network alone."""
+        if out is not None:
+            return self.net[0](x, out=out)  # type: ignore[no-any-return]
+        result: SparseTensor = self.net(x)
+        return result
 
 
 class _ResidualBlock(nn.Module):
@@ -104,8 +108,18 @@ class _ResidualBlock(nn.Module):
             self.downsample = nn.Sequential(SubmanifoldConv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
+        shortcut = self.downsample(x)
+        if _is_fused(self.net):
+            own = None if shortcut is x else shortcut.features
+            result: SparseTensor = self.net[3](self.net[0](x), add=shortcut.features, relu=True, out=own)
+            return result
         out = self.net(x).features
-        return x.with_features(out.add_(self.downsample(x).features).relu_())
+        return x.with_features(out.add_(shortcut.features).relu_())
+
+
+def _is_fused(layers: nn.Sequential) -> bool:
+    """Whether `sparse.fuse` has folded what follows the convolutions into them, and no gradient is recorded."""
+    return isinstance(layers[1], nn.Identity) and not torch.is_grad_enabled()
 
 
 def _residual(in_channels: int, out_channels: int, blocks: int) -> list[nn.Module]:
@@ -202,7 +216,8 @@ class PointNetwork(nn.Module):
         out = levels.pop()
         features: dict[int, SparseTensor] = {}
         for stride, (up, blocks) in zip(STRIDES, (self.up1, self.up2, self.up3, self.up4), strict=True):
-            out = blocks(cat([up(out), levels.pop()]))
+            assert isinstance(up, _Block)
+            out = blocks(_joined(up, out, levels.pop()))
             features[stride] = out
         return features
 
@@ -210,6 +225,16 @@ class PointNetwork(nn.Module):
         wanted = [levels[stride] for stride in self._classified]
         logits: torch.Tensor = self.classifier(wanted if len(wanted) > 1 else wanted[0].features)
         return logits
+
+
+def _joined(up: _Block, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+    """Channels of `up(x)`, then those of `skip`, which has the voxels that `up` leads to."""
+    if not _is_fused(up.net):
+        return cat([up(x), skip])
+    joined = x.features.new_empty((len(skip), up.out_channels + skip.features.shape[1]))
+    up(x, out=joined[:, : up.out_channels])
+    joined[:, up.out_channels :] = skip.features
+    return skip.with_features(joined)
 
 
 def _unsort(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -263,9 +288,7 @@ def flops(network: nn.Module, x: SparseTensor) -> int:
         elif isinstance(module, nn.Linear):
             total += 2 * len(given) * module.in_features * module.out_features
         elif isinstance(module, SparseConvolution) and isinstance(given, SparseTensor):
-            kernel_map = module.kernel_map(given)
-            products = len(given) if kernel_map is None else kernel_map.pairs
-            total += 2 * products * module.in_channels * module.out_channels
+            total += 2 * module.kernel_map(given).pairs * module.in_channels * module.out_channels
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
     try:

@@ -17,6 +17,7 @@ from synthetic_frames import SEED
 
 from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.segmenter import Segmenter
+from mdkt_ros.sparse import backend
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,6 +54,16 @@ def graph(rclpy, monkeypatch):
     graph = Graph(rclpy)
     yield graph
     graph.close()
+
+
+@pytest.fixture
+def own_engines(monkeypatch):
+    """Engines that a test registers are gone after it."""
+    monkeypatch.setattr(backend, "_LOADERS", dict(backend._LOADERS))
+    backend.forget_engines()
+    yield
+    monkeypatch.undo()
+    backend.forget_engines()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,23 @@ from sparse_inputs import INPUTS, random_voxels
 from torch import nn
 from torch.nn import functional
 
-from mdkt_ros.sparse import SparseConvolution, SparseTensor, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
+from mdkt_ros.sparse import (
+    SparseConvolution,
+    SparseTensor,
+    StridedConv3d,
+    SubmanifoldConv3d,
+    TransposedConv3d,
+    use_engine,
+)
+
+
+@pytest.fixture(params=["torch", "native"], autouse=True)
+def engine(request):
+    """Its maps; in double precision `native` computes by PyTorch."""
+    if request.param == "native":
+        pytest.importorskip("numba", reason="the engine `native` needs numba")
+    with use_engine(request.param):
+        yield
 
 
 def box(*tensors: SparseTensor) -> tuple[torch.Tensor, list[int]]:

@@ -16,13 +16,14 @@ from mdkt_ros.sparse import (
     StridedConv3d,
     SubmanifoldConv3d,
     TransposedConv3d,
-    backends,
     block_threads,
     cat,
-    register_backend,
+    engines,
+    register_engine,
     sparse_convolution,
-    use_backend,
+    use_engine,
 )
+from mdkt_ros.sparse.torch_maps import TorchMaps
 
 
 @pytest.mark.parametrize(
@@ -173,10 +174,12 @@ def test_autocast_computes_in_its_dtype() -> None:
     assert module.kernel.grad.dtype == torch.float32
 
 
-def test_another_backend_takes_over() -> None:
+def test_another_engine_takes_over(own_engines) -> None:
     calls: list[str] = []
 
     class Plain:
+        maps = TorchMaps()
+
         def gather_gemm_scatter(self, features, kernel, kernel_map, bias):
             calls.append("forward")
             return by_definition(features, kernel, kernel_map, bias)
@@ -185,17 +188,20 @@ def test_another_backend_takes_over() -> None:
             calls.append("kernel")
             return features.new_zeros((len(kernel_map.table), features.shape[1], out_gradient.shape[1]))
 
-    register_backend("plain", Plain())
-    assert set(backends()) >= {"torch", "plain"}
+    register_engine("plain", lambda _device: Plain())
+    assert set(engines()) >= {"auto", "torch", "plain"}
     x = random_voxels("negative, odd extents", 2)
     module = StridedConv3d(2, 3).double()
     expected = module(x).features
-    with use_backend("plain"):
+    with use_engine("plain"):
         out = module(x).features
         out.sum().backward()
     assert calls == ["forward", "forward", "kernel"]
     torch.testing.assert_close(out, expected)
-    with pytest.raises(ConfigError, match="'cuda9' is unknown; there are plain, torch"), use_backend("cuda9"):
+    with (
+        pytest.raises(ConfigError, match="'cuda9' is unknown; there are auto, native, plain, torch"),
+        use_engine("cuda9"),
+    ):
         pass
 
 

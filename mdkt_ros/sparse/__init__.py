@@ -1,7 +1,7 @@
-"""Sparse convolutions on voxels, in plain PyTorch on CPU and CUDA, with the weights of torchsparse 2.1."""
+"""Sparse convolutions on voxels, on CPU and CUDA, by several engines with the weights of torchsparse 2.1."""
 
-from mdkt_ros.sparse import torch_backend as _torch_backend  # registers the back end "torch"
-from mdkt_ros.sparse.backend import Backend, backends, register_backend, use_backend
+from mdkt_ros.sparse import loaders as _loaders  # registers the engines
+from mdkt_ros.sparse.backend import Backend, check_engine, current_engine, engines, register_engine, use_engine
 from mdkt_ros.sparse.convolution import SparseConvolution, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
 from mdkt_ros.sparse.fusion import fuse
 from mdkt_ros.sparse.interpolation import interpolate
@@ -12,7 +12,7 @@ from mdkt_ros.sparse.operator import sparse_convolution
 from mdkt_ros.sparse.parallel import block_threads
 from mdkt_ros.sparse.tensor import SparseTensor, cat
 
-del _torch_backend
+del _loaders
 
 __all__ = [
     "Backend",
@@ -25,12 +25,14 @@ __all__ = [
     "StridedConv3d",
     "SubmanifoldConv3d",
     "TransposedConv3d",
-    "backends",
     "block_threads",
     "cat",
+    "check_engine",
+    "current_engine",
+    "engines",
     "fuse",
     "interpolate",
-    "register_backend",
+    "register_engine",
     "sparse_convolution",
-    "use_backend",
+    "use_engine",
 ]

@@ -1,19 +1,54 @@
-"""The one operator that sparse convolutions stand on, and the registry of its implementations."""
+"""The one operator that sparse convolutions stand on, and the engines that compute it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from contextvars import ContextVar
+from functools import cache
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.level import Level
+
+_LOG = logging.getLogger(__name__)
+
+
+class MapBuilder(Protocol):
+    """What makes levels and kernel maps. All builders give the same maps, pair for pair."""
+
+    def level(self, coordinates: torch.Tensor) -> Level:
+        """The level with these (V, 4) int32 coordinates, in any order."""
+        ...
+
+    def coarser(self, level: Level) -> tuple[Level, torch.Tensor]:
+        """The next level, sorted, and the row in it (V,) int64 of each voxel's parent."""
+        ...
+
+    def submanifold(self, level: Level) -> KernelMap:
+        """Map of the submanifold 3^3 convolution on a level."""
+        ...
+
+    def strided(self, level: Level, coarse: Level) -> KernelMap:
+        """Map of the 3^3 convolution of stride 2, `in = 2 out + off`, to the next level."""
+        ...
+
+    def transposed(self, level: Level, coarse: Level, parents: torch.Tensor) -> KernelMap:
+        """Map of the transposed 2^3 convolution: every voxel meets its parent under the offset of its place in it."""
+        ...
 
 
 class Backend(Protocol):
     """What a back end computes. It is handed plain tensors of one dtype and device, and never sees autograd."""
+
+    @property
+    def maps(self) -> MapBuilder:
+        """What makes its kernel maps."""
+        ...
 
     def gather_gemm_scatter(
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
@@ -35,37 +70,117 @@ class Backend(Protocol):
         ...
 
 
-_BACKENDS: dict[str, Backend] = {}
-_selected = "torch"
+@runtime_checkable
+class FusingBackend(Backend, Protocol):
+    """A back end that also computes what comes right after a convolution, where no gradient is wanted."""
+
+    def convolve(
+        self,
+        features: torch.Tensor,
+        kernel: torch.Tensor,
+        kernel_map: KernelMap,
+        bias: torch.Tensor | None,
+        add: torch.Tensor | None,
+        relu: bool,
+        out: torch.Tensor,
+    ) -> bool:
+        """Write `gather_gemm_scatter(...) + add`, rectified if `relu`, to `out`, whose rows may lie apart.
+
+        `add` (out_count, Cout) may be `out` itself.
+
+        Returns:
+            False, and nothing is written, for tensors that it does not compute with.
+        """
+        ...
 
 
-def register_backend(name: str, backend: Backend) -> None:
-    """Offer an implementation under a name; the name's earlier one is replaced."""
-    _BACKENDS[name] = backend
+class EngineUnavailable(Exception):
+    """An engine cannot run here; the message says why and what would help."""
 
 
-def backends() -> tuple[str, ...]:
-    """Names of the registered back ends."""
-    return tuple(_BACKENDS)
+Loader = Callable[[torch.device], Backend]
+"""Gives the back end for a device; raises EngineUnavailable."""
+
+_LOADERS: dict[str, Loader] = {}
+_AUTO: dict[str, tuple[str, ...]] = {"cpu": ("native", "torch"), "cuda": ("torchsparse", "triton", "torch")}
+_selected: ContextVar[str] = ContextVar("engine", default="auto")
 
 
-def current_backend() -> Backend:
-    """The back end that convolutions use."""
-    return _BACKENDS[_selected]
+def register_engine(name: str, loader: Loader) -> None:
+    """Offer an engine under a name; the name's earlier one is replaced."""
+    _LOADERS[name] = loader
+    forget_engines()
+
+
+def forget_engines() -> None:
+    """Load engines anew when they are next used, and choose among them again."""
+    _load.cache_clear()
+    _resolve.cache_clear()
+
+
+def engines() -> tuple[str, ...]:
+    """Names that `use_engine` takes."""
+    return ("auto", *sorted(_LOADERS))
+
+
+def check_engine(name: str) -> str:
+    """The name itself. Raises ConfigError where no engine has it."""
+    if name not in engines():
+        raise ConfigError(f"engine: {name!r} is unknown; there are {', '.join(engines())}")
+    return name
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[Backend]:
-    """Compute convolutions within the block by the back end `name`, in every thread.
+def use_engine(name: str) -> Iterator[None]:
+    """Make kernel maps and compute convolutions within the block by the engine `name`.
+
+    `auto` takes the fastest that runs on the tensors' device. A backward pass stays with its forward pass's engine.
 
     Raises:
-        ConfigError: no back end has this name.
+        ConfigError: no engine has this name.
     """
-    global _selected
-    if name not in _BACKENDS:
-        raise ConfigError(f"back end: {name!r} is unknown; there are {', '.join(sorted(_BACKENDS))}")
-    before, _selected = _selected, name
+    token = _selected.set(check_engine(name))
     try:
-        yield _BACKENDS[name]
+        yield
     finally:
-        _selected = before
+        _selected.reset(token)
+
+
+def current_backend(device: torch.device) -> Backend:
+    """The back end that convolutions on `device` use.
+
+    Raises:
+        ConfigError: the engine that was asked for cannot run here; the message says why.
+    """
+    return _resolve(_selected.get(), device)[1]
+
+
+def current_engine(device: torch.device) -> str:
+    """Its name; never `auto`. Raises ConfigError."""
+    return _resolve(_selected.get(), device)[0]
+
+
+@cache
+def _resolve(name: str, device: torch.device) -> tuple[str, Backend]:
+    if name != "auto":
+        try:
+            return name, _load(name, device)
+        except EngineUnavailable as error:
+            raise ConfigError(f"engine: {name} cannot run on {device}: {error}") from error
+    reasons = []
+    for candidate in _AUTO.get(device.type, ("torch",)):
+        try:
+            backend = _load(candidate, device)
+        except EngineUnavailable as error:
+            reasons.append(f"{candidate}: {error}")
+            continue
+        _LOG.info("engine on %s: %s%s", device, candidate, f" ({'; '.join(reasons)})" if reasons else "")
+        return candidate, backend
+    raise ConfigError(f"engine: none runs on {device}: {'; '.join(reasons)}")
+
+
+@cache
+def _load(name: str, device: torch.device) -> Backend:
+    if name not in _LOADERS:
+        raise EngineUnavailable("not part of this installation")
+    return _LOADERS[name](device)

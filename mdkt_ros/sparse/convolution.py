@@ -16,6 +16,7 @@ class SparseConvolution(nn.Module):
     """What the three convolutions share.
 
     Attributes:
+        relu: whether the result is rectified; what `fuse` sets.
         kernel: parameter (K, Cin, Cout), or (Cin, Cout) where K is 1.
         bias: parameter (Cout,) or None.
     """
@@ -25,6 +26,7 @@ class SparseConvolution(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size
+        self.relu = False
         volume = kernel_size**3
         shape = (volume, in_channels, out_channels) if volume > 1 else (in_channels, out_channels)
         self.kernel = nn.Parameter(torch.empty(shape))
@@ -34,9 +36,22 @@ class SparseConvolution(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def kernel_map(self, x: SparseTensor) -> KernelMap | None:
-        """The map by which the module convolves `x`, from the cache of `x`; None for a 1^3 kernel."""
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        """The map by which the module convolves `x`, from the cache of `x`."""
         raise NotImplementedError
+
+    def out_stride(self, stride: int) -> int:
+        """Stride of the result of an input of `stride`."""
+        return stride
+
+    def forward(
+        self, x: SparseTensor, *, add: torch.Tensor | None = None, relu: bool = False, out: torch.Tensor | None = None
+    ) -> SparseTensor:
+        """Convolve (V, Cin); see `sparse_convolution` for `add`, `relu` and `out`."""
+        kernel = self.kernel if self.kernel.ndim == 3 else self.kernel[None]
+        relu = relu or self.relu
+        features = sparse_convolution(x.features, kernel, self.kernel_map(x), self.bias, add=add, relu=relu, out=out)
+        return x.at_stride(features, self.out_stride(x.stride))
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, bias={self.bias is not None}"
@@ -50,17 +65,8 @@ class SubmanifoldConv3d(SparseConvolution):
             raise ValueError(f"kernel_size must be 1 or 3, not {kernel_size}")
         super().__init__(in_channels, out_channels, kernel_size, bias, in_channels)
 
-    def kernel_map(self, x: SparseTensor) -> KernelMap | None:
-        return None if self.kernel_size == 1 else x.maps.submanifold(x.stride)
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """(V, Cin) at stride s to (V, Cout) at stride s, the same voxels."""
-        kernel_map = self.kernel_map(x)
-        if kernel_map is None:
-            if self.bias is None:
-                return x.with_features(x.features @ self.kernel)
-            return x.with_features(torch.addmm(self.bias, x.features, self.kernel))
-        return x.with_features(sparse_convolution(x.features, self.kernel, kernel_map, self.bias))
+    def kernel_map(self, x: SparseTensor) -> KernelMap:
+        return x.maps.identity(x.stride) if self.kernel_size == 1 else x.maps.submanifold(x.stride)
 
 
 class StridedConv3d(SparseConvolution):
@@ -74,10 +80,8 @@ class StridedConv3d(SparseConvolution):
     def kernel_map(self, x: SparseTensor) -> KernelMap:
         return x.maps.strided(x.stride, self.kernel_size)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """(V, Cin) at stride s to (W, Cout) at stride 2s."""
-        features = sparse_convolution(x.features, self.kernel, self.kernel_map(x), self.bias)
-        return x.at_stride(features, 2 * x.stride)
+    def out_stride(self, stride: int) -> int:
+        return 2 * stride
 
 
 class TransposedConv3d(SparseConvolution):
@@ -89,7 +93,5 @@ class TransposedConv3d(SparseConvolution):
     def kernel_map(self, x: SparseTensor) -> KernelMap:
         return x.maps.transposed(x.stride // 2)
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """(W, Cin) at stride 2s to (V, Cout) at stride s."""
-        features = sparse_convolution(x.features, self.kernel, self.kernel_map(x), self.bias)
-        return x.at_stride(features, x.stride // 2)
+    def out_stride(self, stride: int) -> int:
+        return stride // 2

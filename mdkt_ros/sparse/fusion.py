@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mdkt_ros.sparse.convolution import SparseConvolution
-from mdkt_ros.sparse.normalization import BatchNorm
+from mdkt_ros.sparse.normalization import BatchNorm, ReLU
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -17,17 +17,23 @@ _Module = TypeVar("_Module", bound=nn.Module)
 def fuse(network: _Module) -> _Module:
     """A copy of `network` for inference: every BatchNorm right after a convolution becomes part of its kernel and bias.
 
-    The outputs agree with those of `network.eval()` up to rounding. The original is not changed.
+    A rectifier after that becomes part of the convolution, too, and no parameter wants a gradient, so that an engine
+    may keep the kernels as it likes them. The outputs agree with those of `network.eval()` up to rounding. The original
+    is not changed.
     """
-    fused = copy.deepcopy(network).eval()
+    fused = copy.deepcopy(network).eval().requires_grad_(False)
     for module in fused.modules():
         if not isinstance(module, nn.Sequential):
             continue
         for index in range(len(module) - 1):
             convolution, norm = module[index], module[index + 1]
-            if isinstance(convolution, SparseConvolution) and isinstance(norm, BatchNorm):
-                _fold(convolution, norm)
-                module[index + 1] = nn.Identity()
+            if not (isinstance(convolution, SparseConvolution) and isinstance(norm, BatchNorm)):
+                continue
+            _fold(convolution, norm)
+            module[index + 1] = nn.Identity()
+            if index + 2 < len(module) and isinstance(module[index + 2], ReLU):
+                convolution.relu = True
+                module[index + 2] = nn.Identity()
     return fused
 
 

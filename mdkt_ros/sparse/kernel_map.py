@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import numpy as np
 import torch
+
+from mdkt_ros.sparse.pair_lists import PairLists, flat_nonzero
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,42 +41,74 @@ class Block:
 
 
 class KernelMap:
-    """Input row of every output row under every offset.
+    """Input row of every output row under every offset, as a table or as lists of pairs; either is made from the other.
 
     Attributes:
-        table: (K, out_count) int32 input row, -1 where there is no voxel. Within an offset no input row occurs twice.
-        in_count: rows of the input.
+        in_count, out_count: rows of the input and of the output.
+        offsets: K, offsets of the kernel.
         symmetric: whether offsets k and K - 1 - k mirror each other, as in a submanifold convolution: the transposed
             map is then the same one with the offsets in reverse.
+        identity: whether its only offset leads every row to itself, as in a 1^3 convolution.
+        kept: what back ends keep beside the map, by a key of their own.
     """
 
-    def __init__(self, table: torch.Tensor, in_count: int, *, symmetric: bool = False):
-        self.table = table
+    def __init__(
+        self,
+        in_count: int,
+        out_count: int,
+        *,
+        table: torch.Tensor | None = None,
+        lists: PairLists | None = None,
+        symmetric: bool = False,
+        monotone: bool = False,
+        identity: bool = False,
+    ):
+        """One of `table` and `lists` must be given. `monotone`: in every list, input rows ascend like output rows."""
         self.in_count = in_count
+        self.out_count = out_count
         self.symmetric = symmetric
-        self._blocks: dict[int, tuple[Block, ...]] = {}
+        self.identity = identity
+        self.kept: dict[Hashable, Any] = {}
+        self._monotone = monotone
+        if table is not None:
+            self.table = table
+        if lists is not None:
+            self.lists = lists
+        self.offsets = len(self.table) if lists is None else len(lists)
 
-    @property
-    def out_count(self) -> int:
-        """Rows of the output."""
-        return self.table.shape[1]
+    @cached_property
+    def table(self) -> torch.Tensor:
+        """(K, out_count) int32 input row, -1 where there is no voxel. Within an offset no input row occurs twice."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self.lists.table(self.out_count)
+
+    @cached_property
+    def lists(self) -> PairLists:
+        """Pairs of each offset."""
+        with torch.inference_mode(False), torch.no_grad():
+            return PairLists.of_table(self.table)
 
     @cached_property
     def pairs(self) -> int:
         """Pairs of all offsets: rows that are multiplied by a (Cin, Cout) matrix."""
+        if "lists" in self.__dict__:
+            return int(self.lists.counts.sum())
         return int(torch.count_nonzero(self.table >= 0))
 
     @cached_property
     def reversed(self) -> KernelMap:
         """The map of the transposed convolution: inputs and outputs change places, offset by offset."""
+        if self._monotone:
+            lists = self.lists.swapped()
+            return KernelMap(self.out_count, self.in_count, lists=lists, symmetric=self.symmetric, monotone=True)
         if self.symmetric:
-            return KernelMap(self.table.flip(0), self.in_count, symmetric=True)
+            return KernelMap(self.in_count, self.out_count, table=self.table.flip(0), symmetric=True)
         hit = flat_nonzero(self.table >= 0)
         offset = torch.div(hit, max(self.out_count, 1), rounding_mode="floor")
         rows = self.table.view(-1).index_select(0, hit)
         table = self.table.new_full((len(self.table), self.in_count), -1)
         table.view(-1)[offset * self.in_count + rows] = (hit - offset * self.out_count).to(table.dtype)
-        return KernelMap(table, self.out_count)
+        return KernelMap(self.out_count, self.in_count, table=table)
 
     def blocks(self, rows: int) -> tuple[Block, ...]:
         """The map in blocks of about `rows` output rows; kept for the next call.
@@ -81,13 +116,15 @@ class KernelMap:
         A block's pairs fit a cache where the whole map's do not. No blocks where the output has no rows.
         """
         count = -(-self.out_count // max(rows, 1))
-        if count not in self._blocks:
+        key = ("blocks", count)
+        if key not in self.kept:
             with torch.inference_mode(False), torch.no_grad():
-                self._blocks[count] = tuple(self._build_blocks(count)) if count else ()
-        return self._blocks[count]
+                self.kept[key] = tuple(self._build_blocks(count)) if count else ()
+        blocks: tuple[Block, ...] = self.kept[key]
+        return blocks
 
     def _build_blocks(self, count: int) -> list[Block]:
-        offsets = len(self.table)
+        offsets = self.offsets
         rows = -(-self.out_count // count)
         missing = count * rows - self.out_count
         table = torch.nn.functional.pad(self.table, (0, missing), value=-1) if missing else self.table
@@ -110,10 +147,3 @@ class KernelMap:
             result.append(Block(start, stop, in_rows[pairs], sizes[index], by_row[pairs] - first, bound))
             first = pairs.stop
         return result
-
-
-def flat_nonzero(mask: torch.Tensor) -> torch.Tensor:
-    """(P,) int64 places of the true values in the row-major order of `mask`."""
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # several times as fast as torch's own
-    return mask.reshape(-1).nonzero().view(-1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -27,31 +30,45 @@ class KeyFrame:
         SparseError: the box is too large for 64 bits.
     """
 
-    def __init__(self, coordinates: torch.Tensor):
-        if len(coordinates) == 0:
-            coordinates = coordinates.new_zeros((1, 4))
-        low, high = torch.aminmax(coordinates, dim=0)
-        (b0, x0, y0, z0), (b1, x1, y1, z1) = torch.stack([low, high]).tolist()
+    def __init__(self, low: Sequence[int], high: Sequence[int]):
+        """The box from `low` to `high`, both [batch, x, y, z] and within."""
+        (b0, x0, y0, z0), (b1, x1, y1, z1) = low, high
         # A strided 3^3 kernel asks for voxels up to two below the lowest and one above the highest.
-        self._low = (b0, x0 - 2, y0 - 2, z0 - 2)
-        self._spans: tuple[int, int, int] = (x1 - x0 + 5, y1 - y0 + 5, z1 - z0 + 5)
+        self._box = (low, high)
+        self.low = (b0, x0 - 2, y0 - 2, z0 - 2)
+        self.spans: tuple[int, int, int] = (x1 - x0 + 5, y1 - y0 + 5, z1 - z0 + 5)
         scans = b1 - b0 + 1
-        if scans * self._spans[0] * self._spans[1] * self._spans[2] > _KEY_LIMIT:
+        self.size = scans * self.spans[0] * self.spans[1] * self.spans[2]
+        """Keys are below this."""
+        if self.size > _KEY_LIMIT:
             raise SparseError(
                 f"coordinates: {scans} scans spread over {x1 - x0 + 1} x {y1 - y0 + 1} x {z1 - z0 + 1} voxels, too far "
                 "for 64-bit keys; crop the scan or take larger voxels"
             )
 
+    @classmethod
+    def around(cls, coordinates: torch.Tensor) -> KeyFrame:
+        """The frame of (V, 4) coordinates."""
+        if len(coordinates) == 0:
+            return cls((0, 0, 0, 0), (0, 0, 0, 0))
+        low, high = torch.stack(torch.aminmax(coordinates, dim=0)).tolist()
+        return cls(low, high)
+
+    def halved(self) -> KeyFrame:
+        """The frame of the next level."""
+        low, high = ([batch, *(value >> 1 for value in axes)] for batch, *axes in self._box)
+        return KeyFrame(low, high)
+
     def offset(self, dx: int, dy: int, dz: int) -> int:
         """What a step of (dx, dy, dz) voxels adds to a key."""
-        step: int = (dx * self._spans[1] + dy) * self._spans[2] + dz
+        step: int = (dx * self.spans[1] + dy) * self.spans[2] + dz
         return step
 
     def keys(self, coordinates: torch.Tensor) -> torch.Tensor:
         """(V,) int64 keys of (V, 4) coordinates."""
-        key: torch.Tensor = coordinates[:, 0].to(torch.int64) - self._low[0]
+        key: torch.Tensor = coordinates[:, 0].to(torch.int64) - self.low[0]
         for axis in range(3):
-            key = key * self._spans[axis] + (coordinates[:, axis + 1].to(torch.int64) - self._low[axis + 1])
+            key = key * self.spans[axis] + (coordinates[:, axis + 1].to(torch.int64) - self.low[axis + 1])
         return key
 
 
@@ -59,6 +76,7 @@ class Level:
     """A sorted table of the voxels of one stride.
 
     Attributes:
+        coordinates: (V, 4) int32, in the caller's order.
         frame: what makes the keys.
         keys: (V,) int64, ascending.
         order: (V,) int64 row of each key in the caller's order; None where that is the order of the keys.
@@ -67,16 +85,23 @@ class Level:
         SparseError: a voxel occurs twice.
     """
 
-    def __init__(self, coordinates: torch.Tensor):
-        self.frame = KeyFrame(coordinates)
-        self.keys = self.frame.keys(coordinates)
+    def __init__(
+        self, coordinates: torch.Tensor, frame: KeyFrame, keys: torch.Tensor | None = None, *, ascending: bool = False
+    ):
+        """`keys`: those of the coordinates, where they are known; `ascending`: that they ascend is known, too."""
+        self.coordinates = coordinates
+        self.frame = frame
+        self.keys = frame.keys(coordinates) if keys is None else keys
         self.order: torch.Tensor | None = None
-        if not bool((self.keys[1:] > self.keys[:-1]).all()):
+        if not ascending and not bool((self.keys[1:] > self.keys[:-1]).all()):
             self.keys, self.order = torch.sort(self.keys)
             repeated = int((self.keys[1:] == self.keys[:-1]).sum())
             if repeated:
                 raise SparseError(f"coordinates: {repeated} of {len(self.keys)} rows repeat another; voxels are unique")
-        self._guarded = torch.cat([self.keys, self.keys.new_full((3,), torch.iinfo(torch.int64).max)])
+
+    @cached_property
+    def _guarded(self) -> torch.Tensor:
+        return torch.cat([self.keys, self.keys.new_full((3,), torch.iinfo(torch.int64).max)])
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 
 from mdkt_ros.errors import SparseError
+from mdkt_ros.sparse.backend import current_backend
 from mdkt_ros.sparse.kernel_map import KernelMap
-from mdkt_ros.sparse.level import KeyFrame, Level
+from mdkt_ros.sparse.level import Level
 
 
 class KernelMaps:
@@ -24,7 +25,8 @@ class KernelMaps:
     def __init__(self, coordinates: torch.Tensor, stride: int = 1):
         self.builds = 0
         self._root = stride
-        self._coordinates: dict[int, torch.Tensor] = {stride: coordinates}
+        self._coordinates = coordinates
+        self._builder = current_backend(coordinates.device).maps
         self._levels: dict[int, Level] = {}
         self._parents: dict[int, torch.Tensor] = {}
         self._maps: dict[tuple[str, int, int], KernelMap] = {}
@@ -35,13 +37,7 @@ class KernelMaps:
         Raises:
             SparseError: the level is finer than the one that the cache began with.
         """
-        if stride not in self._coordinates:
-            if stride <= self._root or stride % 2:
-                raise SparseError(f"stride: there is no level {stride} of a tensor that began at stride {self._root}")
-            finer = self.coordinates(stride // 2)
-            with torch.inference_mode(False), torch.no_grad():
-                self._coordinates[stride], self._parents[stride // 2] = _downsample(finer)
-        return self._coordinates[stride]
+        return self._coordinates if stride == self._root else self._level(stride).coordinates
 
     def order(self, stride: int) -> torch.Tensor | None:
         """(V,) int64: rows of a level in the order of batch, x, y, z; None where they are in that order."""
@@ -55,6 +51,10 @@ class KernelMaps:
             rows = self._parents[fine].index_select(0, rows)
             fine *= 2
         return rows
+
+    def identity(self, stride: int) -> KernelMap:
+        """Map of the 1^3 convolution on level `stride`."""
+        return self._map("identity", stride, 1)
 
     def submanifold(self, stride: int) -> KernelMap:
         """Map of the submanifold 3^3 convolution on level `stride`."""
@@ -72,15 +72,20 @@ class KernelMaps:
         key = (kind, stride, kernel_size)
         if key not in self._maps:
             with torch.inference_mode(False), torch.no_grad():
-                if kind == "submanifold":
-                    made = _submanifold(self._level(stride))
+                level = self._level(stride)
+                if kind == "identity":
+                    made = KernelMap(
+                        len(level), len(level), table=level.positions()[None], symmetric=True, identity=True
+                    )
+                elif kind == "submanifold":
+                    made = self._builder.submanifold(level)
                 elif kind == "transposed":
-                    count = len(self.coordinates(2 * stride))
-                    made = _transposed(self.coordinates(stride), self._parents[stride], count)
+                    coarse = self._level(2 * stride)
+                    made = self._builder.transposed(level, coarse, self._parents[stride])
                 elif kernel_size == 2:
                     made = self.transposed(stride).reversed
                 else:
-                    made = _strided(self._level(stride), self.coordinates(2 * stride))
+                    made = self._builder.strided(level, self._level(2 * stride))
             self._maps[key] = made
             self.builds += 1
         return self._maps[key]
@@ -88,72 +93,12 @@ class KernelMaps:
     def _level(self, stride: int) -> Level:
         if stride not in self._levels:
             with torch.inference_mode(False), torch.no_grad():
-                self._levels[stride] = Level(self.coordinates(stride))
+                if stride == self._root:
+                    self._levels[stride] = self._builder.level(self._coordinates)
+                elif stride < self._root or stride % 2:
+                    root = self._root
+                    raise SparseError(f"stride: there is no level {stride} of a tensor that began at stride {root}")
+                else:
+                    finer = self._level(stride // 2)
+                    self._levels[stride], self._parents[stride // 2] = self._builder.coarser(finer)
         return self._levels[stride]
-
-
-def _downsample(coordinates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Coordinates of the next level, sorted and unique, and the row in it of each voxel's parent."""
-    halved = coordinates.clone()
-    halved[:, 1:] >>= 1  # an arithmetic shift rounds down, negative coordinates too
-    keys = KeyFrame(halved).keys(halved)
-    unique, parents = torch.unique(keys, return_inverse=True)
-    coarse = halved.new_empty((len(unique), 4))
-    coarse[parents] = halved  # several children write the same row, with the same values
-    return coarse, parents
-
-
-def _offset(dx: int, dy: int, dz: int) -> int:
-    """Index of an offset of the 3^3 kernel."""
-    return (dx + 1) + 3 * (dy + 1) + 9 * (dz + 1)
-
-
-def _submanifold(level: Level) -> KernelMap:
-    """Only half of the offsets are searched: where i finds j under an offset, j finds i under its mirror image."""
-    count, positions = len(level), level.positions()
-    table = torch.empty((27, count), dtype=torch.int32, device=level.keys.device)
-    table[_offset(0, 0, 0)] = positions
-    found = {_offset(0, 0, 1): level.find_next()}
-    for dx, dy in ((1, 0), (-1, 1), (0, 1), (1, 1)):
-        columns = level.find_columns(level.keys + level.frame.offset(dx, dy, -1))
-        found.update({_offset(dx, dy, dz): columns[dz + 1] for dz in (-1, 0, 1)})
-    for offset, position in found.items():
-        table[offset] = position
-        mirrored = torch.full((count + 1,), -1, dtype=torch.int32, device=table.device)
-        mirrored.scatter_(0, torch.where(position >= 0, position, count).to(torch.int64), positions)  # misses go last
-        table[26 - offset] = mirrored[:count]
-    table = _to_rows(table, level)
-    if level.order is not None:
-        table = torch.empty_like(table).index_copy_(1, level.order, table)
-    return KernelMap(table, count, symmetric=True)
-
-
-def _strided(level: Level, coarse: torch.Tensor) -> KernelMap:
-    """3^3 with stride 2: `in = 2 out + off`, offsets -1..1."""
-    centre = coarse.to(torch.int64)
-    centre[:, 1:] *= 2
-    keys = level.frame.keys(centre)
-    table = torch.empty((27, len(coarse)), dtype=torch.int32, device=coarse.device)
-    for dx in (-1, 0, 1):
-        for dy in (-1, 0, 1):
-            columns = level.find_columns(keys + level.frame.offset(dx, dy, -1))
-            for dz in (-1, 0, 1):
-                table[_offset(dx, dy, dz)] = columns[dz + 1]
-    return KernelMap(_to_rows(table, level), len(level))
-
-
-def _transposed(fine: torch.Tensor, parents: torch.Tensor, coarse_count: int) -> KernelMap:
-    """2^3: every fine voxel meets its parent under one offset, that of its place in the parent."""
-    odd = (fine[:, 1:] & 1).to(torch.int64)
-    offset = 4 * odd[:, 0] + 2 * odd[:, 1] + odd[:, 2]
-    table = torch.full((8, len(fine)), -1, dtype=torch.int32, device=fine.device)
-    table.scatter_(0, offset[None], parents[None].to(torch.int32))
-    return KernelMap(table, coarse_count)
-
-
-def _to_rows(table: torch.Tensor, level: Level) -> torch.Tensor:
-    """From positions in a level's sorted table to rows in the caller's order."""
-    if level.order is None:
-        return table
-    guarded = torch.cat([level.order.to(torch.int32), level.order.new_full((1,), -1, dtype=torch.int32)])
-    return guarded[table.long()]  # -1 takes the last

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from mdkt_ros.sparse.backend import current_backend
+from mdkt_ros.sparse.backend import Backend, FusingBackend, current_backend
 from mdkt_ros.sparse.kernel_map import KernelMap
 
 
@@ -24,14 +24,15 @@ class _SparseConvolution(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(features, kernel)
         ctx.kernel_map = kernel_map
-        return current_backend().gather_gemm_scatter(features, kernel, kernel_map, bias)
+        ctx.backend = backend = current_backend(features.device)
+        return backend.gather_gemm_scatter(features, kernel, kernel_map, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         features, kernel = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        backend = current_backend()
+        backend: Backend = ctx.backend
         wanted = ctx.needs_input_grad
         by_features = by_kernel = by_bias = None
         if wanted[0]:
@@ -47,25 +48,54 @@ class _SparseConvolution(torch.autograd.Function):
 
 
 def sparse_convolution(
-    features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None = None
+    features: torch.Tensor,
+    kernel: torch.Tensor,
+    kernel_map: KernelMap,
+    bias: torch.Tensor | None = None,
+    *,
+    add: torch.Tensor | None = None,
+    relu: bool = False,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Convolve (V, Cin) features with a (K, Cin, Cout) kernel over the pairs of `kernel_map`; differentiable once.
 
     Under autocast it computes in autocast's dtype, as dense convolutions do.
 
+    Args:
+        add: (out_count, Cout) added to the result. relu: whether that is rectified. Both are free in an engine that
+            computes them on the way (`native`), where no gradient is recorded.
+        out: (out_count, Cout) to write to, which may be `add`; only where no gradient is recorded.
+
     Returns:
-        (kernel_map.out_count, Cout).
+        (kernel_map.out_count, Cout); `out` where it was given.
     """
     device = features.device.type
-    if not torch.is_autocast_enabled(device):
-        return _apply(features, kernel, kernel_map, bias)
-    dtype = features.dtype if features.dtype == torch.float64 else torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False):
-        return _apply(features.to(dtype), kernel.to(dtype), kernel_map, None if bias is None else bias.to(dtype))
+    if torch.is_autocast_enabled(device):
+        dtype = features.dtype if features.dtype == torch.float64 else torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            features, kernel = features.to(dtype), kernel.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            return sparse_convolution(features, kernel, kernel_map, bias, add=add, relu=relu, out=out)
+    backend = current_backend(features.device)
+    if kernel_map.identity and not isinstance(backend, FusingBackend):
+        plain = features @ kernel[0] if bias is None else torch.addmm(bias, features, kernel[0])
+        return _finished(plain, add, relu, out)
+    given = (features, kernel, bias, add)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
+        if out is not None:
+            raise ValueError("out: a result whose gradient is wanted cannot be written to given memory")
+        result = _SparseConvolution.apply(features, kernel, bias, kernel_map)  # type: ignore[no-untyped-call]
+        return _finished(result, add, relu, None)
+    if isinstance(backend, FusingBackend):
+        result = features.new_empty((kernel_map.out_count, kernel.shape[2])) if out is None else out
+        if backend.convolve(features, kernel, kernel_map, bias, add, relu, result):
+            return result
+    return _finished(backend.gather_gemm_scatter(features, kernel, kernel_map, bias), add, relu, out)
 
 
-def _apply(
-    features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
-) -> torch.Tensor:
-    result: torch.Tensor = _SparseConvolution.apply(features, kernel, bias, kernel_map)  # type: ignore[no-untyped-call]
-    return result
+def _finished(result: torch.Tensor, add: torch.Tensor | None, relu: bool, out: torch.Tensor | None) -> torch.Tensor:
+    if add is not None:
+        result = result + add
+    if relu:
+        result = result.relu()
+    return result if out is None else out.copy_(result)

@@ -16,8 +16,6 @@ from typing import TypeVar
 
 import torch
 
-from mdkt_ros.sparse.kernel_map import Block
-
 _T = TypeVar("_T")
 _local = threading.local()
 
@@ -42,34 +40,40 @@ def block_threads() -> Iterator[None]:
         _local.threads = None
 
 
-def share_blocks(blocks: Sequence[Block], function: Callable[[Sequence[Block]], _T], on_cpu: bool) -> list[_T]:
-    """Call `function` with consecutive blocks, a share for each of PyTorch's threads, side by side; results in order.
+def share(costs: Sequence[int], function: Callable[[int, int], _T], on_cpu: bool = True) -> list[_T]:
+    """Call `function(first, last)` with consecutive ranges of the pieces of work that `costs` has, side by side.
 
-    The shares depend on the blocks and the number of threads alone. On a GPU there is one share.
+    There is a range for each of PyTorch's threads, of about the same cost; it depends on the costs and the number of
+    threads alone. On a GPU there is one range. Results in order.
     """
-    threads = getattr(_local, "threads", None) or torch.get_num_threads()
-    if not on_cpu or threads == 1 or len(blocks) < 2:
-        return [function(blocks)]
+    threads = cpu_threads()
+    if not on_cpu or threads == 1 or len(costs) < 2:
+        return [function(0, len(costs))]
     inference = torch.is_inference_mode_enabled()
 
-    def work(share: Sequence[Block]) -> _T:
+    def work(bounds: tuple[int, int]) -> _T:
         # These modes belong to a thread, and leaving inference mode would turn gradients on.
         with torch.inference_mode(inference), torch.no_grad():
-            return function(share)
+            return function(*bounds)
 
-    return list(_pool(os.getpid(), threads).map(work, _shares(blocks, threads)))
+    return list(_pool(os.getpid(), threads).map(work, _ranges(costs, threads)))
 
 
-def _shares(blocks: Sequence[Block], threads: int) -> list[list[Block]]:
-    """Consecutive blocks with about the same number of pairs each."""
-    total = max(sum(len(block.in_rows) for block in blocks), 1)
-    shares: list[list[Block]] = [[] for _ in range(threads)]
-    before = 0
-    for block in blocks:
-        middle = before + len(block.in_rows) / 2
-        shares[min(int(middle * threads / total), threads - 1)].append(block)
-        before += len(block.in_rows)
-    return [share for share in shares if share]
+def cpu_threads() -> int:
+    """Threads that `share` uses: PyTorch's own number, also within `block_threads`."""
+    return getattr(_local, "threads", None) or torch.get_num_threads()
+
+
+def _ranges(costs: Sequence[int], threads: int) -> list[tuple[int, int]]:
+    """Consecutive ranges of about the same total cost, none empty."""
+    total = max(sum(costs), 1)
+    firsts: dict[int, int] = {}
+    before = 0.0
+    for index, cost in enumerate(costs):
+        firsts.setdefault(min(int((before + cost / 2) * threads / total), threads - 1), index)
+        before += cost
+    begins = list(firsts.values())
+    return list(zip(begins, [*begins[1:], len(costs)], strict=True))
 
 
 @lru_cache(maxsize=1)

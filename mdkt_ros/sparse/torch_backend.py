@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from mdkt_ros.sparse.backend import register_backend
 from mdkt_ros.sparse.kernel_map import Block, KernelMap
-from mdkt_ros.sparse.parallel import share_blocks
+from mdkt_ros.sparse.parallel import share
+from mdkt_ros.sparse.torch_maps import TorchMaps
 
 _BLOCK_BYTES = 5 << 20
 """What a block gathers and multiplies on the CPU: it should stay in the cache, where a whole layer's would not."""
@@ -26,15 +26,20 @@ class TorchBackend:
     An output row's terms are summed in the order of offsets, so every run gives the same bits, on CUDA too.
     """
 
+    maps = TorchMaps()
+
     def gather_gemm_scatter(
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
     ) -> torch.Tensor:
         out = features.new_empty((kernel_map.out_count, kernel.shape[2]))
         matrices = kernel.unbind(0)
 
-        def convolve(blocks: Sequence[Block]) -> None:
-            gathered, products = _buffer(features, blocks), _buffer(out, blocks)
-            for block in blocks:
+        blocks = kernel_map.blocks(_rows(features, kernel_map, kernel.shape[2]))
+
+        def convolve(first: int, last: int) -> None:
+            mine = blocks[first:last]
+            gathered, products = _buffer(features, mine), _buffer(out, mine)
+            for block in mine:
                 pairs = len(block.in_rows)
                 torch.index_select(features, 0, block.in_rows, out=gathered[:pairs])
                 inputs, terms = torch.split(gathered[:pairs], block.sizes), torch.split(products[:pairs], block.sizes)
@@ -48,18 +53,21 @@ class TorchBackend:
                 else:
                     torch.add(summed, bias, out=out[block.start : block.stop])
 
-        share_blocks(kernel_map.blocks(_rows(features, kernel_map, kernel.shape[2])), convolve, features.is_cpu)
+        share([len(block.in_rows) for block in blocks], convolve, features.is_cpu)
         return out
 
     def kernel_gradient(
         self, features: torch.Tensor, out_gradient: torch.Tensor, kernel_map: KernelMap
     ) -> torch.Tensor:
-        shape = (len(kernel_map.table), features.shape[1], out_gradient.shape[1])
+        shape = (kernel_map.offsets, features.shape[1], out_gradient.shape[1])
 
-        def correlate(blocks: Sequence[Block]) -> torch.Tensor:
+        blocks = kernel_map.blocks(_rows(features, kernel_map, out_gradient.shape[1]))
+
+        def correlate(first: int, last: int) -> torch.Tensor:
+            mine = blocks[first:last]
             gradient = features.new_zeros(shape)
-            gathered, gathered_out = _buffer(features, blocks), _buffer(out_gradient, blocks)
-            for block in blocks:
+            gathered, gathered_out = _buffer(features, mine), _buffer(out_gradient, mine)
+            for block in mine:
                 pairs = len(block.in_rows)
                 torch.index_select(features, 0, block.in_rows, out=gathered[:pairs])
                 of_block = out_gradient[block.start : block.stop]
@@ -70,8 +78,7 @@ class TorchBackend:
                     matrix.addmm_(columns, rows)
             return gradient
 
-        blocks = kernel_map.blocks(_rows(features, kernel_map, out_gradient.shape[1]))
-        total, *others = share_blocks(blocks, correlate, features.is_cpu)
+        total, *others = share([len(block.in_rows) for block in blocks], correlate, features.is_cpu)
         for other in others:
             total += other
         return total
@@ -90,6 +97,3 @@ def _rows(features: torch.Tensor, kernel_map: KernelMap, out_channels: int) -> i
     wish = (_BLOCK_BYTES if on_cpu else _GPU_BLOCK_BYTES) / per_row
     rows = 2 * 4 ** max(round((math.log2(wish) - 1) / 2), 3)
     return int(min(rows, _BLOCK_ROWS) if on_cpu else rows)
-
-
-register_backend("torch", TorchBackend())

@@ -1,0 +1,190 @@
+"""The engine `native`: float32 convolutions on the CPU in kernels that are compiled for its very layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.native import loops
+from mdkt_ros.sparse.native.ir import Machine
+from mdkt_ros.sparse.native.maps import NativeMaps
+from mdkt_ros.sparse.native.program import convolution_program, kernel_gradient_program, this_machine
+from mdkt_ros.sparse.native.tiles import pack
+from mdkt_ros.sparse.parallel import cpu_threads, share
+from mdkt_ros.sparse.torch_backend import TorchBackend
+
+_BLOCK_BYTES = 512 << 10
+"""Rows that a block reads and writes: half of a second-level cache."""
+_CHUNK_BYTES = 24 << 10
+"""Rows that a chunk of pairs reads: most of a first-level cache."""
+_SHARES = 4
+"""Blocks a thread at least, so that threads finish together."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Lists:
+    """Addresses and lengths (K,) of a map's pairs."""
+
+    in_rows: npt.NDArray[np.int64]
+    out_rows: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A map in blocks of `rows` output rows: where each block's pairs begin (blocks + 1, K), and how many it has."""
+
+    rows: int
+    bounds: npt.NDArray[np.int64]
+    costs: list[int]
+
+
+class NativeBackend:
+    """Pairs are gathered, multiplied and added up in registers; nothing is copied and nothing but the output allocated.
+
+    An output row's terms are summed in the order of offsets and channels, whatever the blocks and however many threads:
+    the same bits every time, gradients included. Other dtypes than float32 go to the back end `torch`.
+    """
+
+    def __init__(self, machine: Machine | None = None):
+        """`machine`: what the kernels are made for; None: this CPU. Raises EngineUnavailable."""
+        self.maps = NativeMaps()
+        self._machine = this_machine() if machine is None else machine
+        self._torch = TorchBackend()
+        self._packed = WeakTensorKeyDictionary()
+
+    def gather_gemm_scatter(
+        self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if not _computes(features):
+            return self._torch.gather_gemm_scatter(features, kernel, kernel_map, bias)
+        out = features.new_empty((kernel_map.out_count, kernel.shape[2]))
+        self.convolve(features, kernel, kernel_map, bias, None, False, out)
+        return out
+
+    def convolve(
+        self,
+        features: torch.Tensor,
+        kernel: torch.Tensor,
+        kernel_map: KernelMap,
+        bias: torch.Tensor | None,
+        add: torch.Tensor | None,
+        relu: bool,
+        out: torch.Tensor,
+    ) -> bool:
+        if not _computes(features):
+            return False
+        inputs, outputs = kernel.shape[1:]
+        features = _rows_of(features)
+        if out.stride(1) != 1:
+            raise ValueError("out: the channels of a row must lie side by side")
+        weights = self._pack(kernel)
+        bias = features.new_zeros(outputs) if bias is None else bias.contiguous()
+        add = None if add is None else _rows_of(add)
+        lists = _lists(kernel_map)
+        plan = _plan(kernel_map, lists, 4 * (inputs + outputs))
+        program = convolution_program(self._machine, inputs, outputs)
+
+        def compute(first: int, last: int) -> None:
+            program(
+                out.data_ptr(),
+                features.data_ptr(),
+                weights.data_ptr(),
+                bias.data_ptr(),
+                0 if add is None else add.data_ptr(),
+                lists.in_rows.ctypes.data,
+                lists.out_rows.ctypes.data,
+                plan.bounds.ctypes.data,
+                out.stride(0),
+                features.stride(0),
+                0 if add is None else add.stride(0),
+                kernel_map.offsets,
+                plan.rows,
+                kernel_map.out_count,
+                int(relu),
+                first,
+                last,
+            )
+
+        share(plan.costs, compute)
+        return True
+
+    def kernel_gradient(
+        self, features: torch.Tensor, out_gradient: torch.Tensor, kernel_map: KernelMap
+    ) -> torch.Tensor:
+        if not _computes(features):
+            return self._torch.kernel_gradient(features, out_gradient, kernel_map)
+        inputs, outputs = features.shape[1], out_gradient.shape[1]
+        features, out_gradient = features.contiguous(), out_gradient.contiguous()
+        gradient = features.new_zeros((kernel_map.offsets, inputs, outputs))
+        lists = _lists(kernel_map)
+        program = kernel_gradient_program(self._machine, inputs, outputs)
+        chunk = max(_CHUNK_BYTES // (4 * (inputs + outputs)), 16)
+
+        def correlate(first: int, last: int) -> None:
+            for offset in range(first, last):
+                program(
+                    gradient[offset].data_ptr(),
+                    features.data_ptr(),
+                    out_gradient.data_ptr(),
+                    int(lists.in_rows[offset]),
+                    int(lists.out_rows[offset]),
+                    int(lists.counts[offset]),
+                    chunk,
+                )
+
+        share(lists.counts.tolist(), correlate)
+        return gradient
+
+    def _pack(self, kernel: torch.Tensor) -> torch.Tensor:
+        """The packed kernel; that of a network which is not trained is kept."""
+        if kernel.requires_grad or kernel.is_inference() or not kernel.is_leaf:
+            return pack(self._machine, kernel.detach())
+        state = (kernel._version, kernel.data_ptr())
+        kept = self._packed.get(kernel)  # type: ignore[no-untyped-call]
+        if kept is None or kept[0] != state:
+            kept = self._packed[kernel] = (state, pack(self._machine, kernel.detach()))
+        packed: torch.Tensor = kept[1]
+        return packed
+
+
+def _computes(features: torch.Tensor) -> bool:
+    return features.dtype == torch.float32 and features.is_cpu
+
+
+def _rows_of(values: torch.Tensor) -> torch.Tensor:
+    """The same (V, C) values, the channels of a row side by side; rows may lie further apart."""
+    return values if values.stride(1) == 1 else values.contiguous()
+
+
+def _lists(kernel_map: KernelMap) -> _Lists:
+    if "native" not in kernel_map.kept:
+        lists = kernel_map.lists
+        first, step = lists.columns.data_ptr(), 4 * lists.columns.shape[1]
+        kernel_map.kept["native"] = _Lists(
+            first + step * lists.in_column, first + step * lists.out_column, lists.counts
+        )
+    known: _Lists = kernel_map.kept["native"]
+    return known
+
+
+def _plan(kernel_map: KernelMap, lists: _Lists, row_bytes: int) -> _Plan:
+    """Blocks whose rows fit a cache, of 64, 128, 256, ... rows, so that layers of similar widths share them."""
+    threads = cpu_threads()
+    wish = _BLOCK_BYTES // row_bytes
+    if threads > 1:
+        wish = min(wish, kernel_map.out_count // (_SHARES * threads))
+    rows = 1 << max(wish.bit_length() - 1, 6)
+    key = ("native", rows)
+    if key not in kernel_map.kept:
+        blocks = -(-kernel_map.out_count // rows)
+        bounds = np.empty((blocks + 1, kernel_map.offsets), dtype=np.int64)
+        loops.find_bounds(lists.out_rows, lists.counts, rows, bounds)
+        kernel_map.kept[key] = _Plan(rows, bounds, np.diff(bounds.sum(axis=1)).tolist())
+    plan: _Plan = kernel_map.kept[key]
+    return plan

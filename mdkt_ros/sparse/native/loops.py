@@ -1,0 +1,218 @@
+"""Loops over voxels and pairs that NumPy has no words for, compiled by Numba.
+
+Levels come sorted by batch, x, y, z, and a step to a neighbour is the same number for every key: so the voxels that are
+looked for ascend like those that look, and both are walked once side by side (a merge), without a hash or a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import carray  # type: ignore[attr-defined]
+from numba.core import types
+from numba.extending import intrinsic
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_Keys = npt.NDArray[np.int64]
+_Rows = npt.NDArray[np.int32]
+
+
+def _compiled(function: _F) -> _F:
+    try:
+        compiled: Any = numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no folder may be written to: compile in every process
+        compiled = numba.njit(nogil=True)(function)
+    return cast(_F, compiled)
+
+
+@intrinsic
+def _int32_at(_context: Any, address: Any) -> Any:
+    """The pointer to int32 that an address (int64) is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int32)(types.int64), generate  # type: ignore[no-untyped-call]
+
+
+@_compiled
+def extent(coordinates: _Rows) -> _Keys:  # pragma: no cover - compiled
+    """(8,): lowest [batch, x, y, z] of (V, 4) coordinates, V > 0, then the highest."""
+    result = np.empty(8, dtype=np.int64)
+    for axis in range(4):
+        low = high = coordinates[0, axis]
+        for row in range(len(coordinates)):
+            low = min(low, coordinates[row, axis])
+            high = max(high, coordinates[row, axis])
+        result[axis], result[4 + axis] = low, high
+    return result
+
+
+@_compiled
+def pack_keys(
+    coordinates: _Rows, shift: int, low: _Keys, spans: _Keys, keys: _Keys
+) -> bool:  # pragma: no cover - compiled
+    """Keys (V,) of coordinates whose x, y, z are first shifted right by `shift`; whether they ascend strictly."""
+    ascending = True
+    for row in range(len(coordinates)):
+        key = coordinates[row, 0] - low[0]
+        for axis in range(3):
+            key = key * spans[axis] + ((coordinates[row, axis + 1] >> shift) - low[axis + 1])
+        keys[row] = key
+        ascending &= row == 0 or keys[row - 1] < key
+    return ascending
+
+
+@_compiled
+def merge_neighbours(
+    keys: _Keys, steps: _Keys, lower: _Rows, upper: _Rows, counts: _Keys
+) -> None:  # pragma: no cover - compiled
+    """Neighbours of sorted voxels, three along z for every step, and the one above.
+
+    Args:
+        keys: (V,) ascending.
+        steps: (S,) from a voxel's key to that of the lowest of three neighbours.
+        lower, upper: (3 S + 1, V) written: positions of the voxel and of its neighbour, pair after pair; rows 3 s + z
+            for step s, the last one for the step of one along z.
+        counts: (3 S + 1,) written: pairs of each row.
+    """
+    number = len(keys)
+    last = len(counts) - 1
+    found = 0
+    for voxel in range(number - 1):
+        lower[last, found] = voxel
+        upper[last, found] = voxel + 1
+        found += keys[voxel + 1] == keys[voxel] + 1
+    counts[last] = found
+    for step in range(len(steps)):
+        first, second, third = 3 * step, 3 * step + 1, 3 * step + 2
+        a = b = c = 0
+        place = 0
+        for voxel in range(number):
+            wanted = keys[voxel] + steps[step]
+            while place < number and keys[place] < wanted:
+                place += 1
+            at = place
+            if at == number:
+                break
+            if keys[at] == wanted:
+                lower[first, a] = voxel
+                upper[first, a] = at
+                a += 1
+                at += 1
+            if at < number and keys[at] == wanted + 1:
+                lower[second, b] = voxel
+                upper[second, b] = at
+                b += 1
+                at += 1
+            if at < number and keys[at] == wanted + 2:
+                lower[third, c] = voxel
+                upper[third, c] = at
+                c += 1
+        counts[first], counts[second], counts[third] = a, b, c
+
+
+@_compiled
+def merge_strided(
+    keys: _Keys, wanted: _Keys, steps: _Keys, fine: _Rows, coarse: _Rows, counts: _Keys
+) -> None:  # pragma: no cover - compiled
+    """As `merge_neighbours`, from the voxels of a coarse level, whose keys among the fine ones are `wanted` (W,)."""
+    number = len(keys)
+    for step in range(len(steps)):
+        first, second, third = 3 * step, 3 * step + 1, 3 * step + 2
+        a = b = c = 0
+        place = 0
+        for voxel in range(len(wanted)):
+            key = wanted[voxel] + steps[step]
+            while place < number and keys[place] < key:
+                place += 1
+            at = place
+            if at < number and keys[at] == key:
+                fine[first, a] = at
+                coarse[first, a] = voxel
+                a += 1
+                at += 1
+            if at < number and keys[at] == key + 1:
+                fine[second, b] = at
+                coarse[second, b] = voxel
+                b += 1
+                at += 1
+            if at < number and keys[at] == key + 2:
+                fine[third, c] = at
+                coarse[third, c] = voxel
+                c += 1
+        counts[first], counts[second], counts[third] = a, b, c
+
+
+@_compiled
+def number_runs(
+    ordered: _Keys, bits: int, coordinates: _Rows, parents: _Keys, keys: _Keys, coarse: _Rows
+) -> int:  # pragma: no cover - compiled
+    """Number equal keys in a sorted list of `key << bits | row`.
+
+    Args:
+        coordinates: (V, 4) of the rows.
+        parents: (V,) written: the number of each row's key.
+        keys, coarse: (V,), (V, 4) written: key and halved coordinates of each number, as many as there are.
+
+    Returns:
+        How many different keys there are.
+    """
+    count = 0
+    before = np.int64(-1)
+    mask = (np.int64(1) << bits) - 1
+    for value in ordered:
+        row = value & mask
+        if value >> bits != before:
+            before = value >> bits
+            keys[count] = before
+            coarse[count, 0] = coordinates[row, 0]
+            for axis in range(1, 4):
+                coarse[count, axis] = coordinates[row, axis] >> 1
+            count += 1
+        parents[row] = count - 1
+    return count
+
+
+@_compiled
+def split_by_place(
+    coordinates: _Rows, parents: _Keys, coarse: _Rows, fine: _Rows, counts: _Keys
+) -> None:  # pragma: no cover - compiled
+    """Pairs (parent, voxel) by the voxel's place in its parent, z fastest, into the rows of `coarse`, `fine` (8, V)."""
+    counts[:] = 0
+    for voxel in range(len(coordinates)):
+        x, y, z = coordinates[voxel, 1] & 1, coordinates[voxel, 2] & 1, coordinates[voxel, 3] & 1
+        place = 4 * x + 2 * y + z
+        at = counts[place]
+        coarse[place, at] = parents[voxel]
+        fine[place, at] = voxel
+        counts[place] = at + 1
+
+
+@_compiled
+def find_bounds(addresses: _Keys, counts: _Keys, rows: int, bounds: _Keys) -> None:  # pragma: no cover - compiled
+    """Where blocks of `rows` output rows begin in the ascending list of each offset.
+
+    Args:
+        addresses, counts: (K,) of the offsets' int32 output rows.
+        bounds: (blocks + 1, K) written.
+    """
+    blocks = len(bounds) - 1
+    for offset in range(len(addresses)):
+        list_ = carray(_int32_at(addresses[offset]), counts[offset])  # type: ignore[call-arg]
+        begin = 0
+        for block in range(blocks):
+            bounds[block, offset] = begin
+            low, high, limit = begin, counts[offset], (block + 1) * rows
+            while low < high:
+                middle = (low + high) >> 1
+                if list_[middle] < limit:
+                    low = middle + 1
+                else:
+                    high = middle
+            begin = low
+        bounds[blocks, offset] = begin

@@ -1,0 +1,77 @@
+"""Compiling kernels for the very CPU that runs them, by llvmlite: no compiler has to be installed."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from mdkt_ros.sparse.backend import EngineUnavailable
+from mdkt_ros.sparse.native.ir import Machine
+from mdkt_ros.sparse.native.kernels import convolution, kernel_gradient
+
+_LOCK = threading.RLock()
+_ENGINES: list[Any] = []
+"""What owns the programs' memory; programs live as long as the process."""
+
+
+@lru_cache(maxsize=1)
+def this_machine() -> Machine:
+    """The vector registers of this CPU.
+
+    Raises:
+        EngineUnavailable: it has none that the kernels are written for.
+    """
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f") and features.get("avx512vl"):
+        return Machine(lanes=16, registers=32)
+    if features.get("avx2") and features.get("fma"):
+        return Machine(lanes=8, registers=16)
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return Machine(lanes=4, registers=32)
+    raise EngineUnavailable(f"this CPU ({llvm.get_host_cpu_name()}) has neither AVX2 with FMA, AVX-512 nor NEON")
+
+
+@cache
+def convolution_program(machine: Machine, inputs: int, outputs: int) -> Callable[..., None]:
+    """The program of `kernels.convolution`; callable from several threads at once, which holds no GIL."""
+    return _compile(convolution(machine, inputs, outputs, "convolution"), "convolution", 8, 9)
+
+
+@cache
+def kernel_gradient_program(machine: Machine, inputs: int, outputs: int) -> Callable[..., None]:
+    """The program of `kernels.kernel_gradient`."""
+    return _compile(kernel_gradient(machine, inputs, outputs, "gradient"), "gradient", 5, 2)
+
+
+def _compile(text: str, name: str, addresses: int, numbers: int) -> Callable[..., None]:
+    with _LOCK:
+        _initialize()
+        target = llvm.Target.from_default_triple().create_target_machine(
+            cpu=llvm.get_host_cpu_name(), features=_features(), opt=3, jit=True
+        )
+        module = llvm.parse_assembly(text)
+        module.verify()
+        engine = llvm.create_mcjit_compiler(module, target)  # takes the target over
+        engine.finalize_object()
+        _ENGINES.append(engine)
+        prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * addresses, *[ctypes.c_int64] * numbers)
+        return prototype(engine.get_function_address(name))
+
+
+def _features() -> str:
+    features = llvm.get_host_cpu_features()
+    # LLVM halves vectors of 512 bits where they once slowed the CPU down; these kernels do little else.
+    wide = ",-prefer-256-bit" if features.get("avx512f") else ""
+    return str(features.flatten()) + wide
+
+
+@lru_cache(maxsize=1)
+def _initialize() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
