@@ -25,6 +25,7 @@ from mdkt_ros.sparse import (
     block_threads,
     cat,
     interpolate,
+    sparse_convolution,
 )
 
 STRIDES = (8, 4, 2, 1)
@@ -126,8 +127,8 @@ def _residual(in_channels: int, out_channels: int, blocks: int) -> list[nn.Modul
     return [_ResidualBlock(in_channels if block == 0 else out_channels, out_channels) for block in range(blocks)]
 
 
-class _MultiScaleClassifier(nn.Sequential):
-    """A linear layer on the features of several levels, the last of which has the voxels that are classified."""
+class _Classifier(nn.Sequential):
+    """A linear layer on the features of one or several levels, the last of which has the voxels that are classified."""
 
     def __init__(self, channels: list[int], classes: int):
         super().__init__(nn.Linear(sum(channels), classes))
@@ -139,7 +140,9 @@ class _MultiScaleClassifier(nn.Sequential):
         assert isinstance(linear, nn.Linear)
         *coarser, finest = levels
         *weights, last = torch.split(linear.weight, self.channels, dim=1)
-        logits = nn.functional.linear(finest.features, last, linear.bias)
+        # As a 1^3 convolution, because an engine multiplies thin matrices faster than PyTorch does.
+        kernel = last.t()[None]
+        logits = sparse_convolution(finest.features, kernel, finest.maps.identity(finest.stride), linear.bias)
         for level, weight in zip(coarser, weights, strict=True):
             # Both steps are linear: there are fewer voxels to multiply before, and fewer channels to interpolate after.
             scores = level.with_features(nn.functional.linear(level.features, weight))
@@ -185,11 +188,8 @@ class PointNetwork(nn.Module):
             for stage in range(4)
         )
         self._classified = sizes.classified
-        if self._classified == (1,):
-            self.classifier = nn.Sequential(nn.Linear(c[8], classes))
-        else:
-            channels = {_DEEPEST: c[4], **self.feature_channels}
-            self.classifier = _MultiScaleClassifier([channels[stride] for stride in self._classified], classes)
+        channels = {_DEEPEST: c[4], **self.feature_channels}
+        self.classifier = _Classifier([channels[stride] for stride in self._classified], classes)
 
     def forward(self, x: SparseTensor) -> NetworkOutput:
         """Logits and decoder features of the voxels of `x`, which has `in_channels` channels; none or one voxel too."""
@@ -223,7 +223,7 @@ class PointNetwork(nn.Module):
 
     def _classify(self, levels: dict[int, SparseTensor]) -> torch.Tensor:
         wanted = [levels[stride] for stride in self._classified]
-        logits: torch.Tensor = self.classifier(wanted if len(wanted) > 1 else wanted[0].features)
+        logits: torch.Tensor = self.classifier(wanted)
         return logits
 
 
@@ -282,11 +282,9 @@ def flops(network: nn.Module, x: SparseTensor) -> int:
     def count(module: nn.Module, inputs: tuple[Any], _output: object) -> None:
         nonlocal total
         (given,) = inputs
-        if isinstance(module, _MultiScaleClassifier):
+        if isinstance(module, _Classifier):
             pairs = zip(given, module.channels, strict=True)
             total += sum(2 * len(level) * channels * module.classes for level, channels in pairs)
-        elif isinstance(module, nn.Linear):
-            total += 2 * len(given) * module.in_features * module.out_features
         elif isinstance(module, SparseConvolution) and isinstance(given, SparseTensor):
             total += 2 * module.kernel_map(given).pairs * module.in_channels * module.out_channels
 

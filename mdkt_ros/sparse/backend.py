@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 
@@ -70,7 +70,6 @@ class Backend(Protocol):
         ...
 
 
-@runtime_checkable
 class FusingBackend(Backend, Protocol):
     """A back end that also computes what comes right after a convolution, where no gradient is wanted."""
 
@@ -92,6 +91,11 @@ class FusingBackend(Backend, Protocol):
             False, and nothing is written, for tensors that it does not compute with.
         """
         ...
+
+
+def is_fusing(backend: Any) -> TypeGuard[FusingBackend]:
+    """Whether a back end is a `FusingBackend`."""
+    return hasattr(backend, "convolve")
 
 
 class EngineUnavailable(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from mdkt_ros.sparse.backend import Backend, FusingBackend, current_backend
+from mdkt_ros.sparse.backend import Backend, current_backend, is_fusing
 from mdkt_ros.sparse.kernel_map import KernelMap
 
 
@@ -77,7 +77,7 @@ def sparse_convolution(
             bias = None if bias is None else bias.to(dtype)
             return sparse_convolution(features, kernel, kernel_map, bias, add=add, relu=relu, out=out)
     backend = current_backend(features.device)
-    if kernel_map.identity and not isinstance(backend, FusingBackend):
+    if kernel_map.identity and not is_fusing(backend):
         plain = features @ kernel[0] if bias is None else torch.addmm(bias, features, kernel[0])
         return _finished(plain, add, relu, out)
     given = (features, kernel, bias, add)
@@ -86,7 +86,7 @@ def sparse_convolution(
             raise ValueError("out: a result whose gradient is wanted cannot be written to given memory")
         result = _SparseConvolution.apply(features, kernel, bias, kernel_map)  # type: ignore[no-untyped-call]
         return _finished(result, add, relu, None)
-    if isinstance(backend, FusingBackend):
+    if is_fusing(backend):
         result = features.new_empty((kernel_map.out_count, kernel.shape[2])) if out is None else out
         if backend.convolve(features, kernel, kernel_map, bias, add, relu, result):
             return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,23 +41,58 @@ def block_threads() -> Iterator[None]:
         _local.threads = None
 
 
-def share(costs: Sequence[int], function: Callable[[int, int], _T], on_cpu: bool = True) -> list[_T]:
-    """Call `function(first, last)` with consecutive ranges of the pieces of work that `costs` has, side by side.
+def share(
+    costs: Sequence[int], function: Callable[[int, int], _T], on_cpu: bool = True, *, pieces: int = 1
+) -> list[_T]:
+    """Call `function(first, last)` with consecutive ranges of the parts of a work that `costs` has, side by side.
 
-    There is a range for each of PyTorch's threads, of about the same cost; it depends on the costs and the number of
-    threads alone. On a GPU there is one range. Results in order.
+    There are `pieces` ranges, of about the same cost, for each of PyTorch's threads. A thread that is done takes the
+    next, the calling one, too. The ranges depend on the costs and the number of threads alone. On a GPU there is one.
+    Results in order.
     """
     threads = cpu_threads()
     if not on_cpu or threads == 1 or len(costs) < 2:
         return [function(0, len(costs))]
     inference = torch.is_inference_mode_enabled()
+    ranges = _ranges(costs, pieces * threads)
+    waiting = deque(range(len(ranges)))
+    results: dict[int, _T] = {}
 
-    def work(bounds: tuple[int, int]) -> _T:
+    def work() -> None:
         # These modes belong to a thread, and leaving inference mode would turn gradients on.
         with torch.inference_mode(inference), torch.no_grad():
-            return function(*bounds)
+            while waiting:
+                try:
+                    index = waiting.popleft()
+                except IndexError:
+                    return
+                results[index] = function(*ranges[index])
 
-    return list(_pool(os.getpid(), threads).map(work, _ranges(costs, threads)))
+    helpers = [_pool(os.getpid(), threads - 1).submit(work) for _ in range(min(threads, len(ranges)) - 1)]
+    try:
+        with _on_one_thread():
+            work()
+    finally:
+        waiting.clear()
+        failures = [helper.exception() for helper in helpers]
+    for failure in failures:
+        if failure is not None:
+            raise failure
+    return [results[index] for index in range(len(ranges))]
+
+
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    """PyTorch's operations in the calling thread stay on it."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def cpu_threads() -> int:

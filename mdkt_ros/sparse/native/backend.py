@@ -22,8 +22,8 @@ _BLOCK_BYTES = 512 << 10
 """Rows that a block reads and writes: half of a second-level cache."""
 _CHUNK_BYTES = 24 << 10
 """Rows that a chunk of pairs reads: most of a first-level cache."""
-_SHARES = 4
-"""Blocks a thread at least, so that threads finish together."""
+_PIECES = 4
+"""Ranges of blocks a thread, so that threads finish together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class NativeBackend:
                 last,
             )
 
-        share(plan.costs, compute)
+        share(plan.costs, compute, pieces=_PIECES)
         return True
 
     def kernel_gradient(
@@ -138,7 +138,7 @@ class NativeBackend:
                     chunk,
                 )
 
-        share(lists.counts.tolist(), correlate)
+        share(lists.counts.tolist(), correlate, pieces=_PIECES)
         return gradient
 
     def _pack(self, kernel: torch.Tensor) -> torch.Tensor:
@@ -178,13 +178,14 @@ def _plan(kernel_map: KernelMap, lists: _Lists, row_bytes: int) -> _Plan:
     threads = cpu_threads()
     wish = _BLOCK_BYTES // row_bytes
     if threads > 1:
-        wish = min(wish, kernel_map.out_count // (_SHARES * threads))
+        wish = min(wish, kernel_map.out_count // (_PIECES * threads))
     rows = 1 << max(wish.bit_length() - 1, 6)
     key = ("native", rows)
     if key not in kernel_map.kept:
         blocks = -(-kernel_map.out_count // rows)
         bounds = np.empty((blocks + 1, kernel_map.offsets), dtype=np.int64)
-        loops.find_bounds(lists.out_rows, lists.counts, rows, bounds)
-        kernel_map.kept[key] = _Plan(rows, bounds, np.diff(bounds.sum(axis=1)).tolist())
+        costs = np.empty(blocks, dtype=np.int64)
+        loops.find_bounds(lists.out_rows, lists.counts, rows, bounds, costs)
+        kernel_map.kept[key] = _Plan(rows, bounds, costs.tolist())
     plan: _Plan = kernel_map.kept[key]
     return plan

@@ -194,14 +194,18 @@ def split_by_place(
 
 
 @_compiled
-def find_bounds(addresses: _Keys, counts: _Keys, rows: int, bounds: _Keys) -> None:  # pragma: no cover - compiled
+def find_bounds(
+    addresses: _Keys, counts: _Keys, rows: int, bounds: _Keys, costs: _Keys
+) -> None:  # pragma: no cover - compiled
     """Where blocks of `rows` output rows begin in the ascending list of each offset.
 
     Args:
         addresses, counts: (K,) of the offsets' int32 output rows.
         bounds: (blocks + 1, K) written.
+        costs: (blocks,) written: pairs of each block.
     """
-    blocks = len(bounds) - 1
+    blocks = len(costs)
+    costs[:] = 0
     for offset in range(len(addresses)):
         list_ = carray(_int32_at(addresses[offset]), counts[offset])  # type: ignore[call-arg]
         begin = 0
@@ -214,5 +218,6 @@ def find_bounds(addresses: _Keys, counts: _Keys, rows: int, bounds: _Keys) -> No
                     low = middle + 1
                 else:
                     high = middle
+            costs[block] += low - begin
             begin = low
         bounds[blocks, offset] = begin
