@@ -18,8 +18,8 @@ from mdkt_ros.sparse.native.tiles import pack
 from mdkt_ros.sparse.parallel import cpu_threads, share
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
-_BLOCK_BYTES = 512 << 10
-"""Rows that a block reads and writes: half of a second-level cache."""
+_BLOCK_BYTES = 256 << 10
+"""Rows that a block reads and writes: they stay in a second-level cache."""
 _CHUNK_BYTES = 24 << 10
 """Rows that a chunk of pairs reads: most of a first-level cache."""
 _PIECES = 4
