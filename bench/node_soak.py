@@ -34,7 +34,7 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
-from mdkt_ros.bench_node import made_up_scan
+from mdkt_ros.benchmark.node import made_up_scan
 from mdkt_ros.ros.messages import cloud_message
 
 NAMESPACE = f"soak_{os.getpid()}"

@@ -30,6 +30,9 @@ app = typer.Typer(
 )
 
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing result.")]
+Engine = Annotated[
+    str, typer.Option(help="Of the convolutions: auto, torch, native (CPU), triton or torchsparse (CUDA).")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 CheckpointOption = Annotated[
     Path | None,
@@ -86,6 +89,7 @@ def segment(
     out: Annotated[Path, typer.Argument(help="The same with labels added; of a scan, a .pcd or .label file.")],
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
+    engine: Engine = "auto",
     topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
     intensity_scale: Annotated[
         float | None,
@@ -107,8 +111,15 @@ def segment(
     from mdkt_ros.segmenter import Segmenter
 
     segmenter = Segmenter.load(
-        checkpoint, device=device, prompts=prompt or (), text_model=text_model, text_weights=text_weights
+        checkpoint,
+        device=device,
+        engine=engine,
+        prompts=prompt or (),
+        text_model=text_model,
+        text_weights=text_weights,
     )
+    if segmenter.engine_reason and engine == "auto":
+        console.print(f"Engine {segmenter.engine}: {segmenter.engine_reason}", markup=False, style="dim")
     with progress_bar(f"Labelling {_name(source)}") as progress:
         summary = segment_path(
             source,
@@ -292,28 +303,40 @@ def bench(
         list[str] | None, typer.Option(help="NAME or NAME:WIDTH, again for more; all without it.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Passes; medians are shown.", min=1)] = 5,
-    device: Annotated[str, typer.Option(help="Where the wall time is measured: cpu, cuda or cuda:N.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the engines run: cpu, cuda or cuda:N.")] = "cpu",
+    engine: Annotated[
+        list[str] | None, typer.Option(help="An engine, again for more; all that run here without it.")
+    ] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="CPU threads, again for more; 1 and all without it.", min=1)
+    ] = None,
+    scaling: Annotated[bool, typer.Option("--scaling", help="Also 10 k to 1 M points and 1 to 16 scans.")] = False,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them: .png, .svg or .pdf.")] = None,
     node: Annotated[
         bool, typer.Option("--node", help="Each stage of the ROS 2 node instead, on one thread; latency with rclpy.")
     ] = False,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Measure what each network preset costs on a scan, or with --node what each stage of the ROS 2 node does."""
-    from mdkt_ros.bench_command import bench_networks, bench_node
+    """Measure what each engine takes for a network on a scan; with --node, what each stage of the ROS 2 node takes."""
+    from mdkt_ros.benchmark.command import bench_engines, bench_node
 
     with progress_bar("Measuring") as progress:
         if node:
             show = bench_node(scan, checkpoint, device=device, repeats=repeats, progress=progress, as_json=as_json)
         else:
-            show = bench_networks(
+            show = bench_engines(
                 scan,
                 preset or (),
+                chosen=engine or (),
+                threads=threads or (),
                 voxel_size=voxel_size,
                 repeats=repeats,
                 device=device,
+                scaling=scaling,
                 progress=progress,
                 as_json=as_json,
+                picture=plot,
             )
     show(console)
 

@@ -16,8 +16,9 @@ from mdkt_ros.prompts import column_names
 from mdkt_ros.segment_summary import SegmentSummary, counted
 
 if TYPE_CHECKING:
-    from mdkt_ros.bench import Measurement
-    from mdkt_ros.bench_node import NodeMeasurement
+    from mdkt_ros.benchmark.engines import Row
+    from mdkt_ros.benchmark.machine import Machine
+    from mdkt_ros.benchmark.node import NodeMeasurement
 
 
 def print_summary(console: Console, summary: SegmentSummary) -> None:
@@ -103,26 +104,48 @@ def summary_json(summary: SegmentSummary) -> dict[str, Any]:
     return document
 
 
-def print_measurements(console: Console, results: Sequence[Measurement]) -> None:
-    """Print what `mdkt bench` measured, a row a preset."""
-    first = results[0]
-    title = f"{first.points:,} points, {first.voxels:,} voxels; milliseconds are medians, a scan"
-    table = Table(title=title, title_justify="left")
-    table.add_column("preset", no_wrap=True)
-    for column in (
-        "width",
-        "M params",
-        "GFLOP",
-        "CPU ms, 1 thread",
-        "of it maps",
-        f"wall ms, {counted(first.threads, 'thread')}",
-    ):
-        table.add_column(column, justify="right")
-    for row in results:
-        figures = (row.gflop, row.single_ms, row.maps_ms, row.wall_ms)
-        size = f"{row.parameters / 1e6:.2f}"
-        table.add_row(row.preset, f"{row.width:g}", size, *(f"{figure:.4g}" for figure in figures))
-    console.print(table)
+def print_engines(console: Console, machine: Machine, rows: Sequence[Row], scaling: Sequence[Row]) -> None:
+    """Print what `mdkt bench` measured: a table a network, a row a stage and engine."""
+    console.print(
+        f"{machine.name}: SGEMM {machine.gemm_gflops:.0f} GFLOP/s, copy {machine.copy_gbs:.1f} GB/s, "
+        f"{counted(machine.threads, 'thread')}"
+    )
+    for network in dict.fromkeys((row.preset, row.width, row.threads) for row in rows):
+        mine = [row for row in rows if (row.preset, row.width, row.threads) == network]
+        first = mine[0]
+        title = (
+            f"{first.preset} x {first.width:g}: {first.parameters / 1e6:.2f} M parameters, {first.gflop:.1f} GFLOP; "
+            f"{first.points:,} points, {first.voxels:,} voxels of {first.voxel_size:g} m; "
+            f"{counted(first.threads, 'thread')}, {first.device}"
+        )
+        console.print(f"\n{title}", soft_wrap=True, highlight=False)
+        table = Table()
+        table.add_column("stage", no_wrap=True)
+        table.add_column("engine", no_wrap=True)
+        for column in ("CPU ms", "spread", "wall ms", "x torch", "of SGEMM", "error"):
+            table.add_column(column, justify="right")
+        for row in mine:
+            base = [other.ms for other in mine if other.stage == row.stage and other.engine == "torch"]
+            rate = row.gflop / row.ms * 1e3 / machine.gemm_gflops
+            same = row.stage == "forward" and row.threads == machine.threads
+            table.add_row(
+                row.stage.replace("_", " "),
+                row.engine,
+                f"{row.cpu_ms:.1f}",
+                f"{100 * row.spread:.0f}%",
+                f"{row.wall_ms:.1f}",
+                f"{base[0] / row.ms:.2f}" if base else "",
+                f"{100 * rate:.0f}%" if same else "",
+                "" if row.max_rel_error is None else f"{row.max_rel_error:.0e}",
+            )
+        console.print(table)
+    if scaling:
+        table = Table(title="Forward pass with maps, one thread", title_justify="left")
+        for column in ("scans", "points", "voxels", "engine", "CPU ms"):
+            table.add_column(column, justify="right")
+        for row in scaling:
+            table.add_row(str(row.scans), f"{row.points:,}", f"{row.voxels:,}", row.engine, f"{row.cpu_ms:.1f}")
+        console.print(table)
 
 
 def print_node_measurements(console: Console, results: Sequence[NodeMeasurement]) -> None:

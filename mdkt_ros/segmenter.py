@@ -23,7 +23,7 @@ from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
 from mdkt_ros.prompts import PromptScorer, PromptScores
 from mdkt_ros.resources import weights_dir
-from mdkt_ros.sparse import fuse
+from mdkt_ros.sparse import current_engine, fuse, use_engine
 from mdkt_ros.sparse.parallel import block_threads
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
 
@@ -79,6 +79,7 @@ class Segmenter:
         labels: the classes that a class id indexes.
         meta: all that the checkpoint says about the network.
         device: where the network runs.
+        engine: what computes its convolutions there, never `auto`. engine_reason: why not a faster one.
         intensity_scale: what multiplies the sensor's intensity.
         axes: axis convention of the clouds that come, `x_forward` or `y_forward`.
         max_points: the most points that the network is given.
@@ -92,6 +93,7 @@ class Segmenter:
         meta: CheckpointMeta,
         *,
         device: str | torch.device = "cpu",
+        engine: str = "auto",
         intensity_scale: float | None = None,
         axes: str | None = None,
         max_points: int = MAX_POINTS,
@@ -107,6 +109,9 @@ class Segmenter:
         if max_points < 1:
             raise ConfigError(f"max_points: {max_points} is not at least 1")
         self.device = resolve_device(device)
+        with use_engine(engine):
+            choice = current_engine(self.device)
+        self.engine, self.engine_reason = choice.name, choice.reason
         self.network = network.to(self.device).eval()
         self.meta = meta
         self.intensity_scale = float(scale)
@@ -122,6 +127,7 @@ class Segmenter:
         path: str | os.PathLike[str] | None = None,
         device: str | torch.device = "auto",
         *,
+        engine: str = "auto",
         intensity_scale: float | None = None,
         axes: str | None = None,
         max_points: int = MAX_POINTS,
@@ -134,6 +140,7 @@ class Segmenter:
         Args:
             path: a `.safetensors` checkpoint.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where there is one.
+            engine: a name of `sparse.engines()`: `auto` is the fastest that runs on the device.
             intensity_scale: multiplies the sensor's intensity, so that it lies in 0..1; None: as the checkpoint says.
             max_points: a cloud with more points in range is subsampled evenly to so many; see `segment`.
             axes: `x_forward` or `y_forward` (nuScenes), where the clouds that come have other axes than the
@@ -157,6 +164,7 @@ class Segmenter:
             fuse(network),
             meta,
             device=device,
+            engine=engine,
             intensity_scale=intensity_scale,
             axes=axes,
             max_points=max_points,
@@ -173,6 +181,7 @@ class Segmenter:
             self.network,
             self.meta,
             device=self.device,
+            engine=self.engine,
             intensity_scale=self.intensity_scale if intensity_scale is None else intensity_scale,
             axes=self.axes if axes is None else axes,
             max_points=self.max_points,
@@ -199,10 +208,11 @@ class Segmenter:
         xyz, values = check_points(points, intensity)
         voxels = self._voxelize(self._turned(xyz), self._scaled(values))
         voxels, row_of_point = self._limit(voxels)
-        batch, _ = collate([voxels])
+        with use_engine(self.engine):
+            batch, _ = collate([voxels])
         self._wait()
         ready = self.clock()
-        with torch.inference_mode():
+        with torch.inference_mode(), use_engine(self.engine):
             if len(voxels):
                 output = self.network(batch)
                 logits, features = output.logits, output.features[1].features

@@ -10,7 +10,7 @@ import torch
 from small_models import random_meta, random_network
 from typer.testing import CliRunner
 
-from mdkt_ros.bench_node import NETWORK, SIZES, STAGES, made_up_scan, measure_node, measure_stages, scan_message
+from mdkt_ros.benchmark.node import NETWORK, SIZES, STAGES, made_up_scan, measure_node, measure_stages, scan_message
 from mdkt_ros.cli import app
 from mdkt_ros.cloud import parse_pointcloud2
 from mdkt_ros.segmenter import Segmenter
@@ -72,7 +72,7 @@ def test_the_made_up_scans_have_the_points_of_the_table():
 
 
 def test_the_command(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("mdkt_ros.bench_command.find_spec", lambda name: None)
+    monkeypatch.setattr("mdkt_ros.benchmark.command.find_spec", lambda name: None)
     np.hstack([POINTS, np.ones((300, 1), np.float32)]).tofile(tmp_path / "scan.bin")
     arguments = ["bench", str(tmp_path / "scan.bin"), "--node", "--repeats", "1", "--json", str(tmp_path / "row.json")]
     done = CliRunner().invoke(app, [*arguments, "--checkpoint", str(checkpoint)])

@@ -25,7 +25,7 @@ def test_the_report_names_every_scan_that_came(setting):
     setting.statistics.count("dropped", 3)
     setting.statistics.image(1)
     setting.statistics.skip_image(1, "not usable")
-    shown = values(setting.statistics.snapshot(), setting.segmenter.device)
+    shown = values(setting.statistics.snapshot(), setting.segmenter.device, "native")
     assert shown["scans received"] == "2"
     assert shown["scans dropped for newer ones"] == "3"
     assert shown["scans skipped: empty"] == "1"

@@ -266,8 +266,8 @@ def test_this_machine_has_vectors() -> None:
 
 def test_auto_takes_it_on_the_cpu_and_says_so_once(own_engines, caplog) -> None:
     with caplog.at_level(logging.INFO, "mdkt_ros.sparse.backend"):
-        assert current_engine(CPU) == "native"
-        assert current_engine(CPU) == "native"
+        assert current_engine(CPU).name == "native"
+        assert current_engine(CPU).reason == ""
     assert [record.getMessage() for record in caplog.records] == ["engine on cpu: native"]
 
 
@@ -296,7 +296,7 @@ def test_without_numba_auto_takes_torch_and_says_why(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(target, stand_in)
     with caplog.at_level(logging.INFO, "mdkt_ros.sparse.backend"):
-        assert current_engine(CPU) == "torch"
+        assert current_engine(CPU).name == "torch"
     assert f"engine on cpu: torch (native: {reason}" in caplog.text
     with use_engine("native"), pytest.raises(ConfigError, match=f"native cannot run on cpu: {re.escape(reason)}"):
         current_engine(CPU)

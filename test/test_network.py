@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from mdkt_ros.bench import measure, spinning_scan
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PRESETS, STRIDES, PointNetwork, build_network, flops, parameter_count
 from mdkt_ros.scan import read_scan
@@ -229,18 +228,6 @@ def test_bad_sizes_are_refused() -> None:
         build_network("minkunet18", in_channels=4, classes=0)
     with pytest.raises(ConfigError, match=r"width: -0.5 is not positive"):
         build_network("minkunet18", in_channels=4, classes=2, width=-0.5)
-
-
-def test_bench_measures_what_it_says() -> None:
-    seen: list[tuple[int, int]] = []
-    points = spinning_scan(beams=16, azimuths=100)
-    (row,) = measure(
-        points, presets=[("minkunet14s", 0.25)], repeats=1, progress=lambda done, total: seen.append((done, total))
-    )
-    assert (row.preset, row.width, row.points, seen) == ("minkunet14s", 0.25, len(points), [(1, 1)])
-    assert 0 < row.voxels <= row.points
-    assert row.gflop > 0
-    assert row.single_ms >= row.maps_ms >= 0
 
 
 @pytest.mark.real

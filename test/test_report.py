@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from mdkt_ros.bench import Measurement
+from mdkt_ros.benchmark.engines import Row
+from mdkt_ros.benchmark.machine import Machine
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.report import class_table, print_description, print_measurements, print_summary, summary_json
+from mdkt_ros.report import class_table, print_description, print_engines, print_summary, summary_json
 from mdkt_ros.segment_summary import SegmentSummary
 
 LABELS = LabelSpace.load("semantickitti")
@@ -123,15 +125,41 @@ def test_class_names_with_brackets_are_not_mark_up():
     assert "car [red]" in rows(class_table(odd))
 
 
-def test_measurements():
-    one = Measurement("minkunet18", 0.5, 5_433_219, 121_600, 84_000, 12.345, 600.04, 90.0, 350.0, 2)
-    other = Measurement("minkunet34", 1.0, 37_000_000, 121_600, 84_000, 98.0, 2600.0, 91.0, 1350.0, 2)
-    text = printed(print_measurements, [one, other])
-    assert "121,600 points, 84,000 voxels" in text
-    assert "wall ms, 2 threads" in text
-    lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "minkunet" in line]
-    assert lines[0] == ["minkunet18", "0.5", "5.43", "12.35", "600", "90", "350"]
-    assert lines[1] == ["minkunet34", "1", "37.00", "98", "2600", "91", "1350"]
+def test_engines():
+    base = Row(
+        engine="torch",
+        preset="minkunet18",
+        width=0.5,
+        voxel_size=0.1,
+        points=121_600,
+        voxels=84_000,
+        scans=1,
+        threads=1,
+        dtype="float32",
+        device="cpu",
+        stage="forward",
+        parameters=5_433_219,
+        gflop=10.0,
+        wall_ms=900.0,
+        cpu_ms=600.0,
+        spread=0.031,
+        max_rel_error=2e-7,
+    )
+    fast = replace(base, engine="native", wall_ms=300.0, cpu_ms=200.0)
+    maps = replace(base, stage="maps", max_rel_error=None)
+    wide = replace(fast, threads=2, wall_ms=110.0)
+    grown = replace(fast, scans=4, points=400_000, stage="maps_and_forward")
+    machine = Machine("Some CPU", 1, 100.0, 12.34)
+    text = printed(print_engines, machine, [base, fast, maps, wide], [grown])
+    assert "Some CPU: SGEMM 100 GFLOP/s, copy 12.3 GB/s, 1 thread" in text
+    title = "minkunet18 x 0.5: 5.43 M parameters, 10.0 GFLOP; 121,600 points, 84,000 voxels of 0.1 m; 1 thread, cpu"
+    assert title in text.splitlines()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    assert rows[0] == ["forward", "torch", "600.0", "3%", "900.0", "1.00", "17%", "2e-07"]
+    assert rows[1] == ["forward", "native", "200.0", "3%", "300.0", "3.00", "50%", "2e-07"]
+    assert rows[2] == ["maps", "torch", "600.0", "3%", "900.0", "1.00", "", ""]
+    assert rows[3] == ["forward", "native", "200.0", "3%", "110.0", "", "", "2e-07"]
+    assert rows[4] == ["4", "400,000", "84,000", "native", "200.0"]
 
 
 def test_description():

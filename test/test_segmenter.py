@@ -244,3 +244,21 @@ def test_a_real_scan_is_labelled_whole(real_data: Path) -> None:
     inside = np.all((data[:, :3] >= META.grid.minimum) & (data[:, :3] < META.grid.maximum), axis=1)
     np.testing.assert_array_equal(result.class_id != 255, inside)
     assert inside.mean() > 0.9
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch", "native"])
+def test_an_engine_changes_no_label(engine: str) -> None:
+    if engine == "native":
+        pytest.importorskip("numba", reason="the engine `native` needs numba")
+    segmenter = Segmenter(network(), META, engine=engine)
+    expected = Segmenter(network(), META, engine="torch").segment(*scan())
+    result = segmenter.segment(*scan())
+    assert segmenter.engine == ("torch" if engine == "torch" else segmenter.engine)
+    assert segmenter.for_sensor(axes="y_forward").engine == segmenter.engine != "auto"
+    assert np.array_equal(result.class_id, expected.class_id)
+    np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
+
+
+def test_an_engine_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="engine: 'fast' is unknown; there are auto, native, torch"):
+        Segmenter(network(), META, engine="fast")

@@ -130,6 +130,7 @@ class TrainConfig:
     out: str = ""  # folder of the run: state.safetensors, model.safetensors, log.csv, config.yaml, events.*
     seed: int = 0  # of the weights, the order of the scans and the augmentation
     device: str = "auto"  # auto | cpu | cuda | cuda:1
+    engine: str = "auto"  # of the convolutions: auto | torch | native | triton | torchsparse
     workers: int = 0  # processes that prepare scans; 0: the training process itself
     resume: bool = False  # go on from out/state.safetensors
     force: bool = False  # replace a run that is in `out`
@@ -139,6 +140,7 @@ class TrainConfig:
 PLACE_KEYS = {
     "out",
     "device",
+    "engine",
     "workers",
     "resume",
     "force",

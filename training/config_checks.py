@@ -8,6 +8,7 @@ from typing import Any
 
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PRESETS, STRIDES
+from mdkt_ros.sparse import engines
 from mdkt_ros.voxels import check_features
 from training.data.budgets import BUDGETS
 
@@ -21,6 +22,7 @@ _CHOICES = {
     "model.preset": tuple(PRESETS),
     "optim.amp": ("auto", "off", "bf16", "fp16"),
     "loss.class_weights": ("none", "sqrt"),
+    "engine": engines(),
 }
 
 _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [

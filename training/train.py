@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from mdkt_ros.errors import ConfigError, OutputError
 from mdkt_ros.output import atomic_output
-from mdkt_ros.sparse import block_threads
+from mdkt_ros.sparse import block_threads, use_engine
 from training.command import Interrupted, exit_code
 from training.config import TrainConfig, load_config, to_yaml, uses_teacher
 from training.data.dataset import StreamSampler, TrainingStream, make_batch
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         config = load_config(options.config, options.overrides)
-        with join_processes(config.device) as processes:
+        with join_processes(config.device) as processes, use_engine(config.engine):
             train(config, processes)
 
     return exit_code(work, out="the run's folder", interrupted="interrupted; what the last state holds is kept")

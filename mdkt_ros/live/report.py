@@ -7,7 +7,7 @@ import torch
 from mdkt_ros.live.statistics import Snapshot
 
 
-def values(snapshot: Snapshot, device: torch.device) -> dict[str, str]:
+def values(snapshot: Snapshot, device: torch.device, engine: str) -> dict[str, str]:
     """What a user asks first stands first: counts, then times by stage, then cameras, then memory."""
     found = {
         "scans received": str(snapshot.received),
@@ -30,6 +30,7 @@ def values(snapshot: Snapshot, device: torch.device) -> dict[str, str]:
         if counts.delay_ms is not None:
             found[f"camera {camera} delay ms"] = f"{counts.delay_ms:.1f}"
     found["device"] = str(device)
+    found["engine"] = engine
     if device.type == "cuda":
         found["GPU memory MiB"] = f"{torch.cuda.memory_reserved(device) / 2**20:.0f}"
         found["GPU memory in use MiB"] = f"{torch.cuda.memory_allocated(device) / 2**20:.0f}"

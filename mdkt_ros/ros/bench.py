@@ -29,7 +29,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Header
 
-from mdkt_ros.bench_node import NodeMeasurement, measure_stages, scan_message
+from mdkt_ros.benchmark.node import NodeMeasurement, measure_stages, scan_message
 from mdkt_ros.cloud import CloudMessage, parse_pointcloud2
 from mdkt_ros.errors import MdktError
 from mdkt_ros.ros.messages import cloud_message

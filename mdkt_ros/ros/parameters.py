@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.live.health import Limits
+from mdkt_ros.sparse import engines
 
 MAX_CAMERAS = 16
 
@@ -45,6 +46,12 @@ class _Entry:
 _ENTRIES = (
     _Entry("checkpoint", "", "A .safetensors checkpoint; empty: the shipped one, trained on synthetic towns."),
     _Entry("device", "auto", "Where the network runs: auto (CUDA where there is one), cpu, cuda or cuda:N."),
+    _Entry(
+        "engine",
+        "auto",
+        f"What computes the convolutions: {', '.join(engines())}; auto: the fastest that runs on the device.",
+        choices=engines(),
+    ),
     _Entry("threads", 0, "CPU threads of the network; 0: as PyTorch chooses.", (0, 256)),
     _Entry(
         "intensity_scale",
@@ -117,6 +124,7 @@ class Settings:
 
     checkpoint: Path | None
     device: str
+    engine: str
     threads: int
     intensity_scale: float | None
     axes: str | None
@@ -202,7 +210,7 @@ class Parameters:
         checkpoint = Path(value["checkpoint"]).expanduser() if value["checkpoint"] else None
         if checkpoint is not None and not checkpoint.is_file():
             raise ConfigError(f"parameter checkpoint: there is no file {checkpoint}")
-        same = ("device", "threads", "max_points", "warmup_points", "keep_input_fields", "input_depth")
+        same = ("device", "engine", "threads", "max_points", "warmup_points", "keep_input_fields", "input_depth")
         return Settings(
             **{name: value[name] for name in (*same, "input_reliability", "cameras", "rectified", "fixed_frame")},
             checkpoint=checkpoint,

@@ -130,7 +130,7 @@ class Work:
 
     def report(self) -> dict[str, str]:
         """Details for /diagnostics."""
-        return values(self.statistics.snapshot(), self._segmenter.device)
+        return values(self.statistics.snapshot(), self._segmenter.device, self._segmenter.engine)
 
     def _follow(self) -> None:
         """Receive the images of those cameras alone whose overlay somebody watches."""
@@ -208,6 +208,7 @@ def _load(node: LifecycleNode, settings: Settings, stop: threading.Event) -> Seg
     segmenter = Segmenter.load(
         settings.checkpoint,
         settings.device,
+        engine=settings.engine,
         intensity_scale=settings.intensity_scale,
         axes=settings.axes,
         max_points=settings.max_points,
@@ -215,7 +216,9 @@ def _load(node: LifecycleNode, settings: Settings, stop: threading.Event) -> Seg
     make_interruptible(segmenter.network, stop.is_set)
     labels = segmenter.labels
     shown = settings.checkpoint or f"{SHIPPED} (shipped)"
-    log.info(f"checkpoint {shown} on {segmenter.device}, {torch.get_num_threads()} threads")
+    log.info(f"checkpoint {shown} on {segmenter.device}")
+    reason = f" ({segmenter.engine_reason})" if segmenter.engine_reason else ""
+    log.info(f"engine {segmenter.engine}{reason}, {torch.get_num_threads()} threads")
     log.info(f"{len(labels)} classes: {', '.join(f'{i} {name}' for i, name in enumerate(labels.names))}")
     log.info(f"groups: {', '.join(labels.groups) or 'none'}")
     if settings.checkpoint is None:

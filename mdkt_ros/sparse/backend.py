@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, TypeGuard
 
@@ -102,6 +103,24 @@ class EngineUnavailable(Exception):
     """An engine cannot run here; the message says why and what would help."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """An engine that was chosen.
+
+    Attributes:
+        name: its name, never `auto`.
+        backend: what computes.
+        reason: why it is not a faster one; empty where it is the fastest that there is for the device.
+    """
+
+    name: str
+    backend: Backend
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})" if self.reason else self.name
+
+
 Loader = Callable[[torch.device], Backend]
 """Gives the back end for a device; raises EngineUnavailable."""
 
@@ -156,19 +175,19 @@ def current_backend(device: torch.device) -> Backend:
     Raises:
         ConfigError: the engine that was asked for cannot run here; the message says why.
     """
-    return _resolve(_selected.get(), device)[1]
+    return _resolve(_selected.get(), device).backend
 
 
-def current_engine(device: torch.device) -> str:
-    """Its name; never `auto`. Raises ConfigError."""
-    return _resolve(_selected.get(), device)[0]
+def current_engine(device: torch.device) -> Choice:
+    """Its name, and why it is that one. Raises ConfigError."""
+    return _resolve(_selected.get(), device)
 
 
 @cache
-def _resolve(name: str, device: torch.device) -> tuple[str, Backend]:
+def _resolve(name: str, device: torch.device) -> Choice:
     if name != "auto":
         try:
-            return name, _load(name, device)
+            return Choice(name, _load(name, device), "as asked")
         except EngineUnavailable as error:
             raise ConfigError(f"engine: {name} cannot run on {device}: {error}") from error
     reasons = []
@@ -178,8 +197,9 @@ def _resolve(name: str, device: torch.device) -> tuple[str, Backend]:
         except EngineUnavailable as error:
             reasons.append(f"{candidate}: {error}")
             continue
-        _LOG.info("engine on %s: %s%s", device, candidate, f" ({'; '.join(reasons)})" if reasons else "")
-        return candidate, backend
+        choice = Choice(candidate, backend, "; ".join(reasons))
+        _LOG.info("engine on %s: %s", device, choice)
+        return choice
     raise ConfigError(f"engine: none runs on {device}: {'; '.join(reasons)}")
 
 

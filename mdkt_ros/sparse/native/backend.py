@@ -1,4 +1,4 @@
-"""The engine `native`: float32 convolutions on the CPU in kernels that are compiled for its very layers."""
+"""The engine `native`: float32 convolutions on the CPU in kernels that are compiled at run time."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class NativeBackend:
         add = None if add is None else _rows_of(add)
         lists = _lists(kernel_map)
         plan = _plan(kernel_map, lists, 4 * (inputs + outputs))
-        program = convolution_program(self._machine, inputs, outputs)
+        program = convolution_program(self._machine, outputs)
 
         def compute(first: int, last: int) -> None:
             program(
@@ -103,6 +103,7 @@ class NativeBackend:
                 out.stride(0),
                 features.stride(0),
                 0 if add is None else add.stride(0),
+                inputs,
                 kernel_map.offsets,
                 plan.rows,
                 kernel_map.out_count,
@@ -123,7 +124,7 @@ class NativeBackend:
         features, out_gradient = features.contiguous(), out_gradient.contiguous()
         gradient = features.new_zeros((kernel_map.offsets, inputs, outputs))
         lists = _lists(kernel_map)
-        program = kernel_gradient_program(self._machine, inputs, outputs)
+        program = kernel_gradient_program(self._machine, outputs)
         chunk = max(_CHUNK_BYTES // (4 * (inputs + outputs)), 16)
 
         def correlate(first: int, last: int) -> None:
@@ -134,6 +135,7 @@ class NativeBackend:
                     out_gradient.data_ptr(),
                     int(lists.in_rows[offset]),
                     int(lists.out_rows[offset]),
+                    inputs,
                     int(lists.counts[offset]),
                     chunk,
                 )

@@ -128,10 +128,11 @@ class Writer:
     def sum_over(
         self, start: str | int, stop: str | int, step: int, sums: Sums, body: Callable[[str, Sums], Sums]
     ) -> Sums:
-        """A loop over a range that is not empty, with `sums` in registers: `body(index, sums)` gives the next ones."""
+        """A loop over a range with `sums` in registers, which `body(index, sums)` gives anew; those after the loop."""
         head, end, index = (self._name() for _ in range(3))
         before = self._block
-        self._do(f"br label %{head}")
+        # The condition stands at the end of the body, too, so that a turn has one jump.
+        self._branch(self.let(f"icmp slt i64 {start}, {stop}"), head, end)
         self._label(head)
         place = len(self._lines)
         carried = [[f"%{self._name()}" for _ in row] for row in sums]
@@ -145,8 +146,15 @@ class Writer:
             ]
         self._lines[place:place] = phis
         self._branch(self.let(f"icmp slt i64 {after}, {stop}"), head, end)
+        last = self._block
         self._label(end)
-        return results
+        return [
+            [
+                self.let(f"phi {self.vector} [ {first}, %{before} ], [ {result}, %{last} ]")
+                for first, result in zip(firsts, lasts, strict=True)
+            ]
+            for firsts, lasts in zip(sums, results, strict=True)
+        ]
 
     @contextmanager
     def when(self, condition: str) -> Iterator[None]:

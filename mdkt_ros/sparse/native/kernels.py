@@ -1,4 +1,4 @@
-"""The convolution kernels as LLVM IR: a program of its own for each number of input and output channels.
+"""The convolution kernels as LLVM IR: a program of its own for each number of output channels.
 
 A micro-kernel multiplies a tile of pairs by a tile of output channels with the sums in registers (Goto and van de
 Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 2008). The rows of a tile need not lie side by
@@ -14,7 +14,7 @@ from mdkt_ros.sparse.native.tiles import Tile, tiles
 _UNROLL = 4
 
 
-def convolution(machine: Machine, inputs: int, outputs: int, name: str) -> str:
+def convolution(machine: Machine, outputs: int, name: str) -> str:
     """IR of `name(out, in, weights, bias, add, in_rows, out_rows, bounds, ...)`, numbers as listed below.
 
     For blocks `first` to `last` of `rows` output rows (of `count`): `out = bias + add`, then offset after offset
@@ -27,7 +27,7 @@ def convolution(machine: Machine, inputs: int, outputs: int, name: str) -> str:
         in_rows, out_rows: an address for each offset, of its pairs' int32 rows.
         bounds: (blocks + 1, offsets) int64, where the pairs of a block begin.
         out_step, in_step, add_step: values from a row to the next.
-        offsets, rows, count, relu, first, last.
+        inputs, offsets, rows, count, relu, first, last.
     """
     w = Writer(machine)
     with w.loop("%first", "%last") as block:
@@ -38,12 +38,12 @@ def convolution(machine: Machine, inputs: int, outputs: int, name: str) -> str:
         ends = w.at(begins, "%offsets", "i64")
         before = 0
         for tile in tiles(machine, outputs):
-            panels = w.at("%weights", w.op("mul", "%offsets", before))
-            size = inputs * tile.vectors * machine.lanes
-            before += size
+            wide = tile.vectors * machine.lanes
+            panels = w.at("%weights", w.op("mul", w.op("mul", "%offsets", "%inputs"), before))
+            before += wide
             with w.loop(0, "%offsets") as offset:
-                panel = w.at(panels, w.op("mul", offset, size))
-                pairs = _Pairs(w.load("%in_rows", offset, "ptr"), w.load("%out_rows", offset, "ptr"), inputs)
+                panel = w.at(panels, w.op("mul", w.op("mul", offset, "%inputs"), wide))
+                pairs = _Pairs(w.load("%in_rows", offset, "ptr"), w.load("%out_rows", offset, "ptr"))
                 begin, end = w.load(begins, offset, "i64"), w.load(ends, offset, "i64")
                 rest = w.op("srem", w.op("sub", end, begin), tile.rows)
                 stop = w.op("sub", end, rest)
@@ -55,7 +55,7 @@ def convolution(machine: Machine, inputs: int, outputs: int, name: str) -> str:
             for first, lanes in w.lane_groups(outputs):
                 w.store_vector(w.largest(w.load_vector(place, first, lanes), "zeroinitializer"), place, first, lanes)
     addresses = "ptr %out, ptr %in, ptr %weights, ptr %bias, ptr %add, ptr %in_rows, ptr %out_rows, ptr %bounds"
-    numbers = ["out_step", "in_step", "add_step", "offsets", "rows", "count", "relu", "first", "last"]
+    numbers = ["out_step", "in_step", "add_step", "inputs", "offsets", "rows", "count", "relu", "first", "last"]
     return w.function(f"{name}({addresses}, {', '.join(f'i64 %{number}' for number in numbers)})")
 
 
@@ -77,8 +77,8 @@ def _fill(w: Writer, outputs: int, top: str, bottom: str) -> None:
 class _Pairs:
     """Pairs of one offset, and where their rows are."""
 
-    def __init__(self, in_rows: str, out_rows: str, inputs: int):
-        self.in_rows, self.out_rows, self.inputs = in_rows, out_rows, inputs
+    def __init__(self, in_rows: str, out_rows: str):
+        self.in_rows, self.out_rows = in_rows, out_rows
 
     def source(self, w: Writer, pair: str) -> str:
         return w.at("%in", w.op("mul nsw", w.load(self.in_rows, pair, "i32"), "%in_step"))
@@ -129,18 +129,16 @@ def _multiply(w: Writer, tile: Tile, rows: int, pairs: _Pairs, panel: str, pair:
             sums = step(w.op("add nuw nsw", channel, further), sums)
         return sums
 
-    whole = pairs.inputs - pairs.inputs % _UNROLL
-    if whole:
-        sums = w.sum_over(0, whole, _UNROLL, sums, steps)
-    for channel in range(whole, pairs.inputs):
-        sums = step(str(channel), sums)
+    whole = w.op("and", "%inputs", -_UNROLL)
+    sums = w.sum_over(0, whole, _UNROLL, sums, steps)
+    sums = w.sum_over(whole, "%inputs", 1, sums, step)
     for place, totals in zip(places, sums, strict=True):
         for value, (first, lanes) in zip(totals, groups, strict=True):
             w.store_vector(value, place, first, lanes)
 
 
-def kernel_gradient(machine: Machine, inputs: int, outputs: int, name: str) -> str:
-    """IR of `name(gradient, in, out_gradient, in_rows, out_rows, count, chunk)`, for one offset of a kernel.
+def kernel_gradient(machine: Machine, outputs: int, name: str) -> str:
+    """IR of `name(gradient, in, out_gradient, in_rows, out_rows, inputs, count, chunk)`, for one offset of a kernel.
 
     `gradient[c, d] += in[i, c] * out_gradient[o, d]` over `count` pairs (i, o), in chunks of `chunk` pairs whose rows
     stay in the first cache while all tiles of the gradient pass over them.
@@ -149,17 +147,18 @@ def kernel_gradient(machine: Machine, inputs: int, outputs: int, name: str) -> s
     with w.loop(0, "%count", "%chunk") as begin:
         end = w.least(w.op("add", begin, "%chunk"), "%count")
         for tile in tiles(machine, outputs):
-            rows = -(-inputs // -(-inputs // tile.rows))
-            whole = inputs - inputs % rows
-            with w.loop(0, whole, rows) as channel:
-                _correlate(w, inputs, outputs, tile, rows, channel, begin, end)
-            if whole < inputs:
-                _correlate(w, inputs, outputs, tile, inputs - whole, str(whole), begin, end)
+            first = "0"
+            for rows in dict.fromkeys((tile.rows, min(tile.rows, 4), 1)):
+                left = w.op("sub", "%inputs", first)
+                stop = w.op("sub", "%inputs", w.op("srem", left, rows))
+                with w.loop(first, stop, rows) as channel:
+                    _correlate(w, outputs, tile, rows, channel, begin, end)
+                first = stop
     addresses = "ptr %gradient, ptr %in, ptr %out_gradient, ptr %in_rows, ptr %out_rows"
-    return w.function(f"{name}({addresses}, i64 %count, i64 %chunk)")
+    return w.function(f"{name}({addresses}, i64 %inputs, i64 %count, i64 %chunk)")
 
 
-def _correlate(w: Writer, inputs: int, outputs: int, tile: Tile, rows: int, channel: str, begin: str, end: str) -> None:
+def _correlate(w: Writer, outputs: int, tile: Tile, rows: int, channel: str, begin: str, end: str) -> None:
     """`rows` input channels from `channel` on by one tile of output channels, over the pairs from `begin` to `end`."""
     groups = w.lane_groups(tile.columns)
     top = w.at(w.at("%gradient", w.op("mul nsw", channel, outputs)), tile.first)
@@ -167,7 +166,7 @@ def _correlate(w: Writer, inputs: int, outputs: int, tile: Tile, rows: int, chan
     source, target = w.at("%in", channel), w.at("%out_gradient", tile.first)
 
     def step(pair: str, sums: Sums) -> Sums:
-        values = w.at(source, w.op("mul nsw", w.load("%in_rows", pair, "i32"), inputs))
+        values = w.at(source, w.op("mul nsw", w.load("%in_rows", pair, "i32"), "%inputs"))
         line = w.at(target, w.op("mul nsw", w.load("%out_rows", pair, "i32"), outputs))
         factors = [w.load_vector(line, first, lanes) for first, lanes in groups]
         result = []

@@ -38,15 +38,15 @@ def this_machine() -> Machine:
 
 
 @cache
-def convolution_program(machine: Machine, inputs: int, outputs: int) -> Callable[..., None]:
+def convolution_program(machine: Machine, outputs: int) -> Callable[..., None]:
     """The program of `kernels.convolution`; callable from several threads at once, which holds no GIL."""
-    return _compile(convolution(machine, inputs, outputs, "convolution"), "convolution", 8, 9)
+    return _compile(convolution(machine, outputs, "convolution"), "convolution", 8, 10)
 
 
 @cache
-def kernel_gradient_program(machine: Machine, inputs: int, outputs: int) -> Callable[..., None]:
+def kernel_gradient_program(machine: Machine, outputs: int) -> Callable[..., None]:
     """The program of `kernels.kernel_gradient`."""
-    return _compile(kernel_gradient(machine, inputs, outputs, "gradient"), "gradient", 5, 2)
+    return _compile(kernel_gradient(machine, outputs, "gradient"), "gradient", 5, 3)
 
 
 def _compile(text: str, name: str, addresses: int, numbers: int) -> Callable[..., None]:

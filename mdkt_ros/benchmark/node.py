@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mdkt_ros.bench import spinning_scan
+from mdkt_ros.benchmark.scans import spinning_scan
 from mdkt_ros.cloud import CloudMessage, build_pointcloud2
 from mdkt_ros.errors import CameraError
 from mdkt_ros.live.health import Health, Limits

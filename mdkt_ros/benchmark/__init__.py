@@ -1,0 +1,1 @@
+"""`mdkt bench`: what networks, engines and the node cost, measured."""
