@@ -1,0 +1,197 @@
+"""The engine `native` beside spconv on the CPU: the same network, weights and scan, interleaved in one run.
+
+    python -m venv /tmp/peers && /tmp/peers/bin/pip install torch spconv numba safetensors pyyaml   # spconv 2 for CPUs
+    PYTHONPATH=. /tmp/peers/bin/python bench/peer_spconv.py SCAN.bin --json peers.json
+
+spconv lives in an environment of its own, because it pins nothing that we do. Logits of the two are compared, so the
+comparison is of the same work. CPU time of the whole process on one thread: what else the machine does hardly shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+from torch import nn
+
+from mdkt_ros.benchmark.engines import parse_preset
+from mdkt_ros.benchmark.scans import spinning_scan
+from mdkt_ros.network import PointNetwork, build_network
+from mdkt_ros.sparse import SparseTensor, StridedConv3d, SubmanifoldConv3d, TransposedConv3d, fuse, use_engine
+from mdkt_ros.voxels import VoxelGrid, collate, voxelize
+
+RANGE = ((-100.0, -100.0, -10.0), (100.0, 100.0, 10.0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scan", type=Path, nargs="?", help="KITTI's .bin; a made-up street without it")
+    parser.add_argument("--preset", default="minkunet18:0.5")
+    parser.add_argument("--voxel-size", type=float, default=0.1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    points = spinning_scan() if options.scan is None else np.fromfile(options.scan, np.float32).reshape(-1, 4)[:, :3]
+    grid = VoxelGrid(options.voxel_size, *RANGE)
+    batch = collate([voxelize(points, None, grid)])[0]
+    preset, width = parse_preset(options.preset)
+    torch.manual_seed(0)
+    network = build_network(preset, in_channels=4, classes=19, width=width)
+    figures = compare(network, batch, grid, options.repeats)
+    print(f"{preset} x {width:g}, {len(points):,} points, {len(batch):,} voxels, one thread, CPU ms (median, least)")
+    for stage, times in figures.items():
+        ours, theirs = times["native"], times["spconv"]
+        print(
+            f"{stage:18s} native {ours['median']:7.1f} {ours['least']:7.1f}   spconv {theirs['median']:7.1f} "
+            f"{theirs['least']:7.1f}   {theirs['median'] / ours['median']:.2f} times as fast"
+        )
+    if options.json is not None:
+        facts = {"preset": preset, "width": width, "points": len(points), "voxels": len(batch), "stages": figures}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def compare(
+    network: PointNetwork, batch: SparseTensor, grid: VoxelGrid, repeats: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds by stage and engine."""
+    if not torch.cuda.is_available():
+        # Its backward pass asks for a CUDA stream on the CPU, too, which a PyTorch without CUDA refuses.
+        import spconv.pytorch.ops
+
+        spconv.pytorch.ops.get_current_stream = lambda: 0
+    fused = fuse(network)
+    peer, peer_trained = SpconvNetwork(fused, grid.shape), SpconvNetwork(network, grid.shape)
+    with torch.no_grad(), use_engine("native"):
+        ours, theirs = fused(SparseTensor(batch.features, batch.coordinates)).logits, peer(batch)
+    error = float((ours - theirs).abs().max() / ours.abs().max())
+    if not error < 1e-4:
+        raise SystemExit(f"the networks disagree: {error:.1e} of the largest logit")
+    print(f"largest deviation of logits: {error:.1e}")
+    trained = network.train()
+
+    def fresh() -> SparseTensor:
+        return SparseTensor(batch.features, batch.coordinates)
+
+    def no_gradient(work: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> None:
+            with torch.no_grad():
+                work()
+
+        return run
+
+    works = {
+        "maps and forward": {
+            "native": no_gradient(lambda: fused(fresh())),
+            "spconv": no_gradient(lambda: peer(batch)),
+        },
+        "and backward": {
+            "native": lambda: trained(fresh()).logits.square().mean().backward(),
+            "spconv": lambda: peer_trained.train()(batch).square().mean().backward(),
+        },
+    }
+    times: dict[str, dict[str, list[float]]] = {stage: {name: [] for name in both} for stage, both in works.items()}
+    for repeat in range(repeats + 1):
+        for stage, both in works.items():
+            for name, work in both.items():
+                with use_engine("native"):
+                    start = time.process_time()
+                    work()
+                    if repeat:
+                        times[stage][name].append(1e3 * (time.process_time() - start))
+    return {
+        stage: {name: {"median": median(values), "least": min(values)} for name, values in both.items()}
+        for stage, both in times.items()
+    }
+
+
+class SpconvNetwork(nn.Module):
+    """Our network's forward pass on spconv's convolutions, with its weights."""
+
+    def __init__(self, network: PointNetwork, shape: tuple[int, int, int]):
+        super().__init__()
+        self.network = network
+        self.shape = [-(-size // 16) * 16 for size in shape]
+        self.convolutions = nn.ModuleDict()
+
+    def forward(self, batch: SparseTensor) -> torch.Tensor:
+        import spconv.pytorch as spconv
+
+        x = spconv.SparseConvTensor(batch.features, batch.coordinates, self.shape, 1)
+        net = self.network
+        self.stride = 1
+        skips = [self._run(net.stem, x)]
+        for stage in (net.stage1, net.stage2, net.stage3, net.stage4):
+            skips.append(self._run(stage, skips[-1]))
+        out = skips.pop()
+        for up, blocks in (net.up1, net.up2, net.up3, net.up4):
+            out = self._run(up.net, out)
+            skip = skips.pop()
+            out = self._run(blocks, out.replace_feature(torch.cat([out.features, skip.features], dim=1)))
+        linear: Any = net.classifier[0]
+        return nn.functional.linear(out.features, linear.weight, linear.bias)
+
+    def _run(self, module: Any, x: Any) -> Any:
+        if isinstance(module, SubmanifoldConv3d) and module.kernel_size == 1:
+            features = x.features @ module.kernel
+            return x.replace_feature(features if module.bias is None else features + module.bias)
+        if isinstance(module, (SubmanifoldConv3d, StridedConv3d, TransposedConv3d)):
+            x = self._convolution(module)(x)
+            return x.replace_feature(x.features.relu()) if module.relu else x
+        if hasattr(module, "normalize"):
+            return x.replace_feature(module.normalize(x.features))
+        if isinstance(module, nn.Identity):
+            return x
+        if hasattr(module, "downsample"):
+            shortcut = self._run(module.downsample, x)
+            out = self._run(module.net, x)
+            return out.replace_feature((out.features + shortcut.features).relu())
+        if hasattr(module, "inplace"):
+            return x.replace_feature(x.features.relu())
+        for part in module.net if hasattr(module, "net") else module:
+            x = self._run(part, x)
+        return x
+
+    def _convolution(self, module: Any) -> Any:
+        """spconv's twin of one of our convolutions; made at its first call, when its level is known."""
+        import spconv.pytorch as spconv
+        from spconv.core import ConvAlgo
+
+        key = str(id(module))
+        if isinstance(module, TransposedConv3d):
+            self.stride //= 2
+        if key not in self.convolutions:
+            options = {"bias": module.bias is not None, "algo": ConvAlgo.Native}
+            cin, cout, stride = module.in_channels, module.out_channels, self.stride
+            weight = module.kernel.detach()
+            if isinstance(module, SubmanifoldConv3d):
+                twin = spconv.SubMConv3d(cin, cout, 3, indice_key=f"sub{stride}", **options)
+                weight = weight.view(3, 3, 3, cin, cout).permute(4, 2, 1, 0, 3)  # ours counts x fastest
+            else:
+                weight = weight.view(2, 2, 2, cin, cout).permute(4, 0, 1, 2, 3)
+                if isinstance(module, StridedConv3d):
+                    twin = spconv.SparseConv3d(cin, cout, 2, 2, indice_key=f"down{stride}", **options)
+                else:
+                    twin = spconv.SparseInverseConv3d(cin, cout, 2, indice_key=f"down{stride}", **options)
+            twin.weight = nn.Parameter(weight.contiguous())
+            if module.bias is not None:
+                twin.bias = nn.Parameter(module.bias.detach().clone())
+            self.convolutions[key] = twin
+        if isinstance(module, StridedConv3d):
+            self.stride *= 2
+        return self.convolutions[key]
+
+
+if __name__ == "__main__":
+    main()
