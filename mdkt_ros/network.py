@@ -97,6 +97,7 @@ class _Block(nn.Module):
 class _ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
+        self.out_channels = out_channels
         self.net = nn.Sequential(
             SubmanifoldConv3d(in_channels, out_channels),
             BatchNorm(out_channels),
@@ -108,14 +109,16 @@ class _ResidualBlock(nn.Module):
         if in_channels != out_channels:
             self.downsample = nn.Sequential(SubmanifoldConv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
+    def forward(self, x: SparseTensor, out: torch.Tensor | None = None) -> SparseTensor:
+        """`out`: memory for the features; for a fused network alone."""
         shortcut = self.downsample(x)
         if _is_fused(self.net):
-            own = None if shortcut is x else shortcut.features
-            result: SparseTensor = self.net[3](self.net[0](x), add=shortcut.features, relu=True, out=own)
+            if out is None and shortcut is not x:
+                out = shortcut.features
+            result: SparseTensor = self.net[3](self.net[0](x), add=shortcut.features, relu=True, out=out)
             return result
-        out = self.net(x).features
-        return x.with_features(out.add_(shortcut.features).relu_())
+        features = self.net(x).features
+        return x.with_features(features.add_(shortcut.features).relu_())
 
 
 def _is_fused(layers: nn.Sequential) -> bool:
@@ -197,27 +200,27 @@ class PointNetwork(nn.Module):
             # Sorted rows lie near their neighbours, and the result does not depend on the order of the input.
             order = x.maps.order(x.stride)
             inner = x if order is None else _reorder(x, order)
-            levels = self._encode(inner)
-            deepest = levels[-1]
-            features = self._decode(levels)
+            deepest, skips = self._encode(inner)
+            features = self._decode(deepest, skips)
             logits = self._classify({_DEEPEST: deepest, **features})
             if order is not None:
                 features[1] = x.with_features(_unsort(features[1].features, order))
                 logits = _unsort(logits, order)
             return NetworkOutput(logits, features)
 
-    def _encode(self, x: SparseTensor) -> list[SparseTensor]:
-        levels = [self.stem(x)]
-        for stage in (self.stage1, self.stage2, self.stage3, self.stage4):
-            levels.append(stage(levels[-1]))
-        return levels
+    def _encode(self, x: SparseTensor) -> tuple[SparseTensor, list[_Skip]]:
+        skips = []
+        stages = ((self.stem, self.up4), (self.stage1, self.up3), (self.stage2, self.up2), (self.stage3, self.up1))
+        for stage, up in stages:
+            skips.append(_leave_room(stage, x, up))
+            x = skips[-1].tensor
+        return self.stage4(x), skips
 
-    def _decode(self, levels: list[SparseTensor]) -> dict[int, SparseTensor]:
-        out = levels.pop()
+    def _decode(self, out: SparseTensor, skips: list[_Skip]) -> dict[int, SparseTensor]:
         features: dict[int, SparseTensor] = {}
         for stride, (up, blocks) in zip(STRIDES, (self.up1, self.up2, self.up3, self.up4), strict=True):
             assert isinstance(up, _Block)
-            out = blocks(_joined(up, out, levels.pop()))
+            out = blocks(_joined(up, out, skips.pop()))
             features[stride] = out
         return features
 
@@ -227,14 +230,37 @@ class PointNetwork(nn.Module):
         return logits
 
 
-def _joined(up: _Block, x: SparseTensor, skip: SparseTensor) -> SparseTensor:
+@dataclass(frozen=True)
+class _Skip:
+    """Features on the way down that a stage on the way up joins to its own.
+
+    Attributes:
+        room: in a fused network, the memory of both: those of the way up come first in each row.
+    """
+
+    tensor: SparseTensor
+    room: torch.Tensor | None = None
+
+
+def _leave_room(layers: nn.Sequential, x: SparseTensor, up: nn.ModuleList) -> _Skip:
+    """`layers(x)`, with room for what `up` will join to it."""
+    *before, last = (layer for layer in layers if not isinstance(layer, nn.Identity))
+    head = up[0]
+    assert isinstance(head, _Block)
+    if not (_is_fused(head.net) and isinstance(last, (SparseConvolution, _ResidualBlock))):
+        return _Skip(layers(x))
+    for layer in before:
+        x = layer(x)
+    room = x.features.new_empty((len(x), head.out_channels + last.out_channels))
+    return _Skip(last(x, out=room[:, head.out_channels :]), room)
+
+
+def _joined(up: _Block, x: SparseTensor, skip: _Skip) -> SparseTensor:
     """Channels of `up(x)`, then those of `skip`, which has the voxels that `up` leads to."""
-    if not _is_fused(up.net):
-        return cat([up(x), skip])
-    joined = x.features.new_empty((len(skip), up.out_channels + skip.features.shape[1]))
-    up(x, out=joined[:, : up.out_channels])
-    joined[:, up.out_channels :] = skip.features
-    return skip.with_features(joined)
+    if skip.room is None:
+        return cat([up(x), skip.tensor])
+    up(x, out=skip.room[:, : up.out_channels])
+    return skip.tensor.with_features(skip.room)
 
 
 def _unsort(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
