@@ -38,10 +38,12 @@ import torch
 from bench.label_table import markdown, plot
 from bench.methods import METHODS, RECIPE, Run, image_text_model, plan, settings_digest
 from bench.rows import Row, put_row, read_rows
+from mdkt_ros.device import resolve_device
 from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, MdktError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.segmenter import Segmenter
+from mdkt_ros.sparse import current_engine, use_engine
 from mdkt_ros.workers import worker_pool
 from training.config import DataConfig, TrainConfig
 from training.data.towns import make_towns, open_towns
@@ -115,6 +117,7 @@ def perform(run: Run, experiment: Experiment) -> Row:
         "cpu_minutes": None if cpu_seconds is None else round(cpu_seconds / 60, 2),
         **_origins(config),
         "machine": _machine(config.device, experiment.threads),
+        "engine": _engine(config),
         "date": datetime.date.today().isoformat(),
         "split": experiment.split,
         "scans": result["scans"],
@@ -164,6 +167,11 @@ def _origins(config: TrainConfig) -> dict[str, str | None]:
         "image_text_model": image_text_model(config) if config.pseudo.weight > 0 else None,
         "image_weights": weights if config.transfer.weight > 0 else None,
     }
+
+
+def _engine(config: TrainConfig) -> str:
+    with use_engine(config.engine):
+        return current_engine(resolve_device(config.device)).name
 
 
 def _machine(device: str, threads: int) -> str:

@@ -121,6 +121,7 @@ def _facts(rows: Sequence[Row]) -> list[str]:
         ("image_text_model", "Image-text model"),
         ("image_weights", "Image network's first weights"),
         ("machine", "Machine"),
+        ("engine", "Engine of the convolutions, where it is told"),
         ("date", "Date"),
     ):
         found = sorted({str(row[key]) for row in rows if row.get(key)})
