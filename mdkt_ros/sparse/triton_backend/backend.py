@@ -1,0 +1,216 @@
+"""The back end: launches the kernels on what the tilings and pairs of a map say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+
+from mdkt_ros.errors import ConfigError
+from mdkt_ros.sparse.backend import Backend
+from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.torch_backend import TorchBackend
+from mdkt_ros.sparse.triton_backend.loading import load
+from mdkt_ros.sparse.triton_backend.pairs import Pairs
+from mdkt_ros.sparse.triton_backend.tiling import MAX_OFFSETS, Tiling
+from mdkt_ros.sparse.triton_backend.tuning import (
+    Launch,
+    Tuner,
+    forward_launches,
+    gradient_launches,
+    interpreted,
+    shape_class,
+)
+
+_Layout = TypeVar("_Layout", Tiling, Pairs)
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_PROGRAMS_PER_PROCESSOR = 4
+"""The gradient of the kernel is split until every multiprocessor has so many programs to choose from; a guess."""
+
+
+def available() -> str | None:
+    """Why the back end cannot compute on this machine, in a sentence; None where it can."""
+    try:
+        kernels = load()
+    except ConfigError as error:
+        return str(error)
+    if kernels.INTERPRETED:
+        return None
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    major, minor = torch.cuda.get_device_capability()
+    if torch.version.hip is None and major < 8:
+        return f"the kernels are made for compute capability 8.0 and up, and this device has {major}.{minor}"
+    return None
+
+
+class TritonBackend:
+    """Implicit GEMM in Triton for float32, float16 and bfloat16; sums are made in float32, in a fixed order.
+
+    What it cannot compute goes to the PyTorch back end: float64, kernels of more than 31 offsets, tensors on the CPU
+    (but under TRITON_INTERPRET=1). Products of float32 are in TF32 where `torch.backends.cuda.matmul.allow_tf32` is
+    set, as in PyTorch's own.
+
+    Nothing here waits for the device, except the first call of a class of shapes, which is tuned.
+
+    Raises:
+        ConfigError: Triton is missing.
+    """
+
+    def __init__(self) -> None:
+        self._kernels = load()
+        self._interpreted: bool = self._kernels.INTERPRETED
+        self._otherwise: Backend = TorchBackend()
+        self._tilings: WeakKeyDictionary[KernelMap, Tiling] = WeakKeyDictionary()
+        self._pairs: WeakKeyDictionary[KernelMap, Pairs] = WeakKeyDictionary()
+        self._tuner = Tuner(*_gpu_timing())
+
+    def gather_gemm_scatter(
+        self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if not self._computes(features, kernel_map):
+            return self._otherwise.gather_gemm_scatter(features, kernel, kernel_map, bias)
+        offsets, in_channels, out_channels = kernel.shape
+        out = features.new_empty((kernel_map.out_count, out_channels))
+        if out.numel() == 0:
+            return out
+        tiling = _layout(self._tilings, kernel_map, Tiling.of)
+        bias = None if bias is None else bias.contiguous()
+
+        def run(launch: Launch) -> None:
+            tiles = tiling.offsets(launch.rows)
+            programs = len(tiles.counts) * -(-out_channels // launch.out_channels)
+            self._kernels.gather_gemm_scatter[(programs,)](
+                features,
+                kernel,
+                out if bias is None else bias,  # never read where there is none
+                out,
+                tiling.rows,
+                tiling.table,
+                tiles.offsets,
+                tiles.counts,
+                len(tiling.rows),
+                in_channels,
+                out_channels,
+                *features.stride(),
+                *kernel.stride(),
+                OFFSETS=offsets,
+                HAS_BIAS=bias is not None,
+                BLOCK_ROWS=launch.rows,
+                **self._options(launch, features),
+            )
+
+        with _device_of(features):
+            run(self._launch("forward", features, kernel, kernel_map, forward_launches, run))
+        return out
+
+    def kernel_gradient(
+        self, features: torch.Tensor, out_gradient: torch.Tensor, kernel_map: KernelMap
+    ) -> torch.Tensor:
+        if not self._computes(features, kernel_map):
+            return self._otherwise.kernel_gradient(features, out_gradient, kernel_map)
+        offsets, in_channels, out_channels = len(kernel_map.table), features.shape[1], out_gradient.shape[1]
+        pairs = _layout(self._pairs, kernel_map, Pairs.of)
+
+        def run(launch: Launch) -> torch.Tensor:
+            blocks = -(-in_channels // launch.in_channels) * -(-out_channels // launch.out_channels)
+            splits = _splits(offsets * blocks, kernel_map.out_count // launch.rows, features.device)
+            partial = features.new_empty((splits, offsets, in_channels, out_channels), dtype=torch.float32)
+            self._kernels.kernel_gradient[(offsets * splits, blocks)](
+                features,
+                out_gradient,
+                partial,
+                pairs.in_rows,
+                pairs.out_rows,
+                pairs.counts,
+                pairs.in_rows.shape[1],
+                in_channels,
+                out_channels,
+                *features.stride(),
+                *out_gradient.stride(),
+                SPLITS=splits,
+                BLOCK_PAIRS=launch.rows,
+                **self._options(launch, features),
+            )
+            return partial.sum(dim=0).to(features.dtype)
+
+        with _device_of(features):
+            return run(self._launch("gradient", features, out_gradient, kernel_map, gradient_launches, run))
+
+    def _computes(self, features: torch.Tensor, kernel_map: KernelMap) -> bool:
+        on_device = features.is_cuda or self._interpreted
+        return on_device and features.dtype in _DTYPES and len(kernel_map.table) <= MAX_OFFSETS
+
+    def _launch(
+        self,
+        name: str,
+        features: torch.Tensor,
+        other: torch.Tensor,
+        kernel_map: KernelMap,
+        candidates: Callable[[int, int, torch.dtype], tuple[Launch, ...]],
+        run: Callable[[Launch], object],
+    ) -> Launch:
+        channels = features.shape[1], other.shape[-1]
+        if self._interpreted:
+            return interpreted(*channels)
+        rows, offsets = shape_class(kernel_map.out_count), len(kernel_map.table)
+        key = (name, *channels, offsets, rows, features.dtype, features.device, _precision())
+        return self._tuner.choose(key, candidates(*channels, features.dtype), run)
+
+    def _options(self, launch: Launch, features: torch.Tensor) -> dict[str, Any]:
+        return {
+            "BLOCK_OUT": launch.out_channels,
+            "BLOCK_IN": launch.in_channels,
+            "PRECISION": _precision(),
+            "WIDEN": self._interpreted and features.dtype == torch.bfloat16,
+            "num_warps": launch.warps,
+            "num_stages": launch.stages,
+        }
+
+
+def _layout(
+    cache: WeakKeyDictionary[KernelMap, _Layout], kernel_map: KernelMap, make: Callable[[KernelMap], _Layout]
+) -> _Layout:
+    """The map's layout, made once; it lives as long as the map."""
+    layout = cache.get(kernel_map)
+    if layout is None:
+        # A map serves training too when the first to use it was in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            layout = cache[kernel_map] = make(kernel_map)
+    return layout
+
+
+def _splits(programs: int, most: int, device: torch.device) -> int:
+    """Shares of the pairs of an offset: enough programs for the device, at least a step each, a power of 2.
+
+    `SPLITS` is compiled into the kernel, hence few values of it.
+    """
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 16
+    wanted = max(min(_PROGRAMS_PER_PROCESSOR * processors // programs, most), 1)
+    return int(1 << (wanted.bit_length() - 1))
+
+
+def _precision() -> str:
+    """How PyTorch's own products of float32 are made: "tf32" or "ieee"."""
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # PyTorch 2.9 and up: allow_tf32 raises where this has been set
+        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if matmul.allow_tf32 else "ieee"
+
+
+def _device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device, whatever device its arguments are on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def _gpu_timing() -> tuple[Callable[[Callable[[], object]], float], tuple[type[Exception], ...]]:
+    from triton.runtime.errors import OutOfResources
+    from triton.testing import do_bench
+
+    def measure(call: Callable[[], object]) -> float:
+        return float(do_bench(call, warmup=5, rep=20, return_mode="median"))
+
+    return measure, (OutOfResources,)

@@ -1,0 +1,208 @@
+"""The Triton kernels. Only `load` imports this module.
+
+They use the language's builtins alone, none of its functions that are Triton code themselves (`tl.cdiv`, `tl.zeros`):
+those are compiled or interpreted according to the environment in which *Triton* was imported, which may have been
+before TRITON_INTERPRET was set.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["voxels", "queries", "rounds"])
+def find_neighbours(
+    keys: tl.tensor,
+    order: tl.tensor,
+    centres: tl.tensor,
+    steps: tl.tensor,
+    table: tl.tensor,
+    voxels: int,
+    queries: int,
+    rounds: int,
+    SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Rows of the voxels under one column along z of a kernel: one binary search, since they lie side by side.
+
+    Args:
+        keys: (voxels,) int64, ascending, none negative.
+        order: (voxels,) int32 row of each key.
+        centres: (queries,) int64 key of each kernel's offset (0, 0, 0).
+        steps: (4,) int64 what a step along batch, x, y, z adds to a key; the last is 1.
+        table: (SIZE^3, queries) int32, contiguous; all of it is written, -1 where there is no voxel.
+        rounds: bits of `voxels`.
+        SIZE: 3, offsets -1..1, x fastest; or 2, offsets 0..1, z fastest.
+    """
+    x = tl.program_id(1) // SIZE
+    y = tl.program_id(1) % SIZE
+    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    asked = query < queries
+    first = tl.load(centres + query, mask=asked, other=0)
+    first += (x - (SIZE - 1) // 2) * tl.load(steps + 1) + (y - (SIZE - 1) // 2) * tl.load(steps + 2)
+    first -= (SIZE - 1) // 2
+    low = tl.full((BLOCK,), 0, tl.int32)
+    high = tl.full((BLOCK,), 0, tl.int32) + voxels
+    for _ in range(rounds):
+        middle = (low + high) // 2
+        below = tl.load(keys + middle, mask=low < high, other=0) < first
+        after = tl.where(below, high, middle)
+        low = tl.where(below & (low < high), middle + 1, low)
+        high = after
+    for z in tl.static_range(SIZE):
+        found = tl.load(keys + low, mask=low < voxels, other=-1) == first + z
+        row = tl.load(order + low, mask=found, other=-1)
+        if SIZE == 3:
+            offset = x + 3 * y + 9 * z
+        else:
+            offset = 4 * x + 2 * y + z
+        tl.store(table + offset * queries + query, row, mask=asked)
+        low += found.to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["slots"])
+def gather_gemm_scatter(
+    features: tl.tensor,
+    kernel: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    table: tl.tensor,
+    offsets: tl.tensor,
+    counts: tl.tensor,
+    slots: int,
+    in_channels: int,
+    out_channels: int,
+    feature_row_stride: int,
+    feature_channel_stride: int,
+    kernel_offset_stride: int,
+    kernel_in_stride: int,
+    kernel_out_stride: int,
+    OFFSETS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+) -> None:
+    """One tile of the output, (BLOCK_ROWS, BLOCK_OUT): an implicit GEMM over the offsets that the tile has.
+
+    Offsets and blocks of input channels are one loop, so that the compiler pipelines the loads across offsets: a thin
+    layer has a single block of channels. Consecutive programs share their rows, so that the second finds them in cache.
+
+    Args:
+        features, kernel: (in_count, Cin) and (OFFSETS, Cin, Cout) of any strides, of one dtype.
+        bias: (Cout,); not read unless HAS_BIAS.
+        out: (out_count, Cout), contiguous.
+        rows, table, offsets, counts: see `tiling`.
+        PRECISION: "ieee" or "tf32", how products of float32 are made.
+        WIDEN: multiply as float32, because Triton's interpreter multiplies the bit patterns of bfloat16.
+    """
+    out_blocks = (out_channels + BLOCK_OUT - 1) // BLOCK_OUT
+    tile = tl.program_id(0) // out_blocks
+    slot = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = (tl.program_id(0) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    in_blocks = (in_channels + BLOCK_IN - 1) // BLOCK_IN
+    total = tl.full((BLOCK_ROWS, BLOCK_OUT), 0.0, tl.float32)
+    for step in range(tl.load(counts + tile) * in_blocks):
+        offset = tl.load(offsets + tile * OFFSETS + step // in_blocks)
+        channel = (step % in_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
+        source = tl.load(table + offset * slots + slot)
+        inputs = tl.load(
+            features + source.to(tl.int64)[:, None] * feature_row_stride + channel[None, :] * feature_channel_stride,
+            mask=(source >= 0)[:, None] & (channel < in_channels)[None, :],
+            other=0.0,
+        )
+        matrix = tl.load(
+            kernel
+            + offset * kernel_offset_stride
+            + channel[:, None] * kernel_in_stride
+            + column[None, :] * kernel_out_stride,
+            mask=(channel < in_channels)[:, None] & (column < out_channels)[None, :],
+            other=0.0,
+        )
+        if WIDEN:
+            inputs = inputs.to(tl.float32)
+            matrix = matrix.to(tl.float32)
+        total = tl.dot(inputs, matrix, total, input_precision=PRECISION)
+    if HAS_BIAS:
+        total += tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)[None, :]
+    row = tl.load(rows + slot)
+    tl.store(
+        out + row.to(tl.int64)[:, None] * out_channels + column[None, :],
+        total.to(out.dtype.element_ty),
+        mask=(row >= 0)[:, None] & (column < out_channels)[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=["capacity"])
+def kernel_gradient(
+    features: tl.tensor,
+    out_gradient: tl.tensor,
+    partial: tl.tensor,
+    in_rows: tl.tensor,
+    out_rows: tl.tensor,
+    counts: tl.tensor,
+    capacity: int,
+    in_channels: int,
+    out_channels: int,
+    feature_row_stride: int,
+    feature_channel_stride: int,
+    gradient_row_stride: int,
+    gradient_channel_stride: int,
+    SPLITS: tl.constexpr,
+    BLOCK_PAIRS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+) -> None:
+    """One block of one offset's gradient, (BLOCK_IN, BLOCK_OUT), over one share of the offset's pairs.
+
+    The shares are summed afterwards in their order; atomic additions would give other bits in every run.
+
+    Args:
+        features, out_gradient: (in_count, Cin) and (out_count, Cout) of any strides, of one dtype.
+        partial: (SPLITS, K, Cin, Cout) float32, contiguous; all of it is written.
+        in_rows, out_rows, counts, capacity: see `pairs`.
+        PRECISION, WIDEN: as above.
+    """
+    out_blocks = (out_channels + BLOCK_OUT - 1) // BLOCK_OUT
+    in_channel = (tl.program_id(1) // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
+    out_channel = (tl.program_id(1) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    offset = tl.program_id(0) // SPLITS
+    split = tl.program_id(0) % SPLITS
+    count = tl.load(counts + offset)
+    share = (count + SPLITS * BLOCK_PAIRS - 1) // (SPLITS * BLOCK_PAIRS) * BLOCK_PAIRS
+    total = tl.full((BLOCK_IN, BLOCK_OUT), 0.0, tl.float32)
+    for block in range(share // BLOCK_PAIRS):
+        pair = split * share + block * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
+        there = pair < count
+        source = tl.load(in_rows + offset * capacity + pair, mask=there, other=0).to(tl.int64)
+        target = tl.load(out_rows + offset * capacity + pair, mask=there, other=0).to(tl.int64)
+        inputs = tl.load(
+            features + source[:, None] * feature_row_stride + in_channel[None, :] * feature_channel_stride,
+            mask=there[:, None] & (in_channel < in_channels)[None, :],
+            other=0.0,
+        )
+        gradients = tl.load(
+            out_gradient + target[:, None] * gradient_row_stride + out_channel[None, :] * gradient_channel_stride,
+            mask=there[:, None] & (out_channel < out_channels)[None, :],
+            other=0.0,
+        )
+        if WIDEN:
+            inputs = inputs.to(tl.float32)
+            gradients = gradients.to(tl.float32)
+        total = tl.dot(tl.trans(inputs), gradients, total, input_precision=PRECISION)
+    first = (split * (tl.num_programs(0) // SPLITS) + offset).to(tl.int64) * in_channels * out_channels
+    tl.store(
+        partial + first + in_channel[:, None] * out_channels + out_channel[None, :],
+        total,
+        mask=(in_channel < in_channels)[:, None] & (out_channel < out_channels)[None, :],
+    )
+
+
+INTERPRETED = not isinstance(gather_gemm_scatter, triton.JITFunction)
+"""Whether TRITON_INTERPRET was set when this module was imported."""

@@ -1,0 +1,24 @@
+"""Triton, when it is asked for and not before: the package runs where there is none."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from mdkt_ros.errors import ConfigError
+
+
+def load() -> ModuleType:
+    """The module `kernels`; Triton is imported with it.
+
+    TRITON_INTERPRET=1 must be set before the first call: the kernels are made then, compiled or interpreted.
+
+    Raises:
+        ConfigError: Triton is missing or does not work here.
+    """
+    try:
+        return importlib.import_module("mdkt_ros.sparse.triton_backend.kernels")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"back end: 'triton' needs the package triton, which comes with PyTorch for CUDA on Linux ({error})"
+        ) from error

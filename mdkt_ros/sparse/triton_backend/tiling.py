@@ -1,0 +1,66 @@
+"""Output rows in an order in which tiles of them miss the same offsets, so that a tile skips what it misses.
+
+As in spconv 2 and TorchSparse++ (Tang et al., MICRO 2023): each row's neighbours are bits of a number, and rows are
+sorted by it. The surfaces of a LiDAR scan are so thin that most of the products would be with nothing otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from mdkt_ros.sparse.kernel_map import KernelMap
+
+ROW_MULTIPLE = 128
+"""Tiles have a number of rows that divides this."""
+MAX_OFFSETS = 31
+"""Bits of an int32 besides its sign."""
+
+
+@dataclass(frozen=True, eq=False)
+class TileOffsets:
+    """The offsets under which at least one row of a tile has a neighbour.
+
+    Attributes:
+        offsets: (tiles, K) int32, a tile's offsets first, ascending; what follows is not read.
+        counts: (tiles,) int32 offsets of each tile.
+    """
+
+    offsets: torch.Tensor
+    counts: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """A kernel map in the order of its tiles.
+
+    Attributes:
+        rows: (slots,) int32 output row of each slot, -1 in the last ones, which fill up the last tile.
+        table: (K, slots) int32 input row of each slot under each offset, -1 where there is none.
+    """
+
+    rows: torch.Tensor
+    table: torch.Tensor
+    _offsets: dict[int, TileOffsets] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kernel_map: KernelMap) -> Tiling:
+        """Sorts on the map's device and never waits for it: every shape follows from the map's."""
+        table = kernel_map.table
+        bits = torch.arange(len(table), dtype=torch.int32, device=table.device)
+        pattern = ((table >= 0).to(torch.int32) << bits[:, None]).sum(dim=0, dtype=torch.int32)
+        order = torch.sort(pattern, stable=True).indices
+        missing = -kernel_map.out_count % ROW_MULTIPLE
+        rows = torch.nn.functional.pad(order.to(torch.int32), (0, missing), value=-1)
+        return cls(rows, torch.nn.functional.pad(table.index_select(1, order), (0, missing), value=-1))
+
+    def offsets(self, tile_rows: int) -> TileOffsets:
+        """The offsets of tiles of so many rows; kept for the next call."""
+        if tile_rows not in self._offsets:
+            with torch.inference_mode(False), torch.no_grad():
+                hit = (self.table >= 0).view(len(self.table), -1, tile_rows).any(dim=2).t().contiguous()
+                # A stable sort by "misses" brings the hits to the front, in their order.
+                offsets = torch.sort((~hit).to(torch.uint8), dim=1, stable=True).indices.to(torch.int32)
+                self._offsets[tile_rows] = TileOffsets(offsets, hit.sum(dim=1, dtype=torch.int32))
+        return self._offsets[tile_rows]
