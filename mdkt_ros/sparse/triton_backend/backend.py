@@ -12,6 +12,7 @@ import torch
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.sparse.backend import Backend
 from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.precision import tf32_is_allowed
 from mdkt_ros.sparse.torch_backend import TorchBackend
 from mdkt_ros.sparse.triton_backend.loading import load
 from mdkt_ros.sparse.triton_backend.pairs import Pairs
@@ -51,8 +52,8 @@ class TritonBackend:
     """Implicit GEMM in Triton for float32, float16 and bfloat16; sums are made in float32, in a fixed order.
 
     What it cannot compute goes to the PyTorch back end: float64, kernels of more than 31 offsets, tensors on the CPU
-    (but under TRITON_INTERPRET=1). Products of float32 are in TF32 where `torch.backends.cuda.matmul.allow_tf32` is
-    set, as in PyTorch's own.
+    (but under TRITON_INTERPRET=1). Products of float32 are in TF32 where PyTorch's own are
+    (`torch.backends.cuda.matmul.allow_tf32`).
 
     Nothing here waits for the device, except the first call of a class of shapes, which is tuned.
 
@@ -194,11 +195,7 @@ def _splits(programs: int, most: int, device: torch.device) -> int:
 
 
 def _precision() -> str:
-    """How PyTorch's own products of float32 are made: "tf32" or "ieee"."""
-    matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # PyTorch 2.9 and up: allow_tf32 raises where this has been set
-        return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
-    return "tf32" if matmul.allow_tf32 else "ieee"
+    return "tf32" if tf32_is_allowed() else "ieee"
 
 
 def _device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
