@@ -188,6 +188,9 @@ def test_available(without_interpreter: None, monkeypatch) -> None:
 
 def test_compiled_kernels_leave_the_cpu_to_pytorch(without_interpreter: None) -> None:
     backend = TritonBackend()
+    assert backend.tuning
+    backend.tuning = False
+    assert not backend.tuning
     kernel_map = INPUTS["dense corner"](1).maps.strided(1, 2)
     features, kernel = random(kernel_map.in_count, 3), random(8, 3, 4)
     expected = TorchBackend().gather_gemm_scatter(features, kernel, kernel_map, None)

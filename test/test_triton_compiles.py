@@ -43,7 +43,7 @@ for name, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch
     launch = gradient_launches(256, 256, dtype)[1]
     blocks = {"BLOCK_OUT": launch.out_channels, "BLOCK_IN": launch.in_channels}
     build(kernels.kernel_gradient, {**rows, **values, "partial": "fp32"}, launch,
-          SPLITS=4, BLOCK_PAIRS=launch.rows, **blocks, **common)
+          BLOCK_PAIRS=launch.rows, **blocks, **common)
 for size in (2, 3):
     build(kernels.find_neighbours, {**rows, "keys": "i64", "centres": "i64", "steps": "i64"}, launch,
           SIZE=size, BLOCK=256)

@@ -100,12 +100,17 @@ def test_the_tuner_measures_a_class_once() -> None:
         return {slow: 2.0, fast: 1.0}[ran[-1]]
 
     tuner = Tuner(measure, (TooLarge,))
-    assert tuner.choose("a", (slow, large, fast), run) == fast
+    assert tuner.choose("a", 5, (slow, large, fast), run) == fast
     assert ran == [slow, large, fast]
-    assert tuner.choose("a", (slow, fast), run) == fast
+    assert tuner.choose("a", 5, (slow, fast), run) == fast
     assert len(ran) == 3
-    assert tuner.choose("b", (slow,), run) == slow
-    assert len(ran) == 4
+    assert tuner.choose("b", 5, (slow,), run) == slow
+    assert tuner.choose("a", 9, (slow,), run) == slow
+    assert len(ran) == 5
+    tuner.active = False
+    assert [tuner.choose("a", rows, (large,), run) for rows in (1, 6, 8)] == [fast, fast, slow]
+    assert tuner.choose("c", 5, (large, slow), run) == large
+    assert len(ran) == 5
 
 
 def test_nothing_is_measured_while_a_graph_is_recorded(monkeypatch) -> None:
@@ -113,7 +118,7 @@ def test_nothing_is_measured_while_a_graph_is_recorded(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     first, second = Launch(32, 16, 16), Launch(64, 16, 16)
     tuner = Tuner(lambda call: pytest.fail("measured"))
-    assert tuner.choose("a", (first, second), lambda launch: None) == first
+    assert tuner.choose("a", 5, (first, second), lambda launch: None) == first
 
 
 def test_shape_classes_are_octaves() -> None:

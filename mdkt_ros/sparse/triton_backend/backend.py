@@ -29,7 +29,7 @@ from mdkt_ros.sparse.triton_backend.tuning import (
 _Layout = TypeVar("_Layout", Tiling, Pairs)
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _PROGRAMS_PER_PROCESSOR = 4
-"""The gradient of the kernel is split until every multiprocessor has so many programs to choose from; a guess."""
+"""The gradient of the kernel is split into so many programs for every multiprocessor; a guess."""
 
 
 def available() -> str | None:
@@ -55,7 +55,12 @@ class TritonBackend:
     (but under TRITON_INTERPRET=1). Products of float32 are in TF32 where PyTorch's own are
     (`torch.backends.cuda.matmul.allow_tf32`).
 
-    Nothing here waits for the device, except the first call of a class of shapes, which is tuned.
+    Nothing here waits for the device but tuning: the first call of a class of shapes (channels, dtype, octave of rows)
+    compiles and measures, which takes seconds for a whole network. A node that must keep pace runs a scan of every size
+    that it expects, then sets `tuning` to False.
+
+    Attributes:
+        tuning: whether to measure shapes that have not come up yet; else they take what similar ones took.
 
     Raises:
         ConfigError: Triton is missing.
@@ -68,6 +73,14 @@ class TritonBackend:
         self._tilings: WeakKeyDictionary[KernelMap, Tiling] = WeakKeyDictionary()
         self._pairs: WeakKeyDictionary[KernelMap, Pairs] = WeakKeyDictionary()
         self._tuner = Tuner(*_gpu_timing())
+
+    @property
+    def tuning(self) -> bool:
+        return self._tuner.active
+
+    @tuning.setter
+    def tuning(self, active: bool) -> None:
+        self._tuner.active = active
 
     def gather_gemm_scatter(
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
@@ -128,11 +141,11 @@ class TritonBackend:
                 pairs.out_rows,
                 pairs.counts,
                 pairs.in_rows.shape[1],
+                splits,
                 in_channels,
                 out_channels,
                 *features.stride(),
                 *out_gradient.stride(),
-                SPLITS=splits,
                 BLOCK_PAIRS=launch.rows,
                 **self._options(launch, features),
             )
@@ -157,9 +170,9 @@ class TritonBackend:
         channels = features.shape[1], other.shape[-1]
         if self._interpreted:
             return interpreted(*channels)
-        rows, offsets = shape_class(kernel_map.out_count), len(kernel_map.table)
-        key = (name, *channels, offsets, rows, features.dtype, features.device, _precision())
-        return self._tuner.choose(key, candidates(*channels, features.dtype), run)
+        key = (name, *channels, len(kernel_map.table), features.dtype, features.device, _precision())
+        rows = shape_class(kernel_map.out_count)
+        return self._tuner.choose(key, rows, candidates(*channels, features.dtype), run)
 
     def _options(self, launch: Launch, features: torch.Tensor) -> dict[str, Any]:
         return {
@@ -185,13 +198,9 @@ def _layout(
 
 
 def _splits(programs: int, most: int, device: torch.device) -> int:
-    """Shares of the pairs of an offset: enough programs for the device, at least a step each, a power of 2.
-
-    `SPLITS` is compiled into the kernel, hence few values of it.
-    """
+    """Shares of the pairs of an offset: enough programs for the device, but with a step of the kernel each."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 16
-    wanted = max(min(_PROGRAMS_PER_PROCESSOR * processors // programs, most), 1)
-    return int(1 << (wanted.bit_length() - 1))
+    return int(max(min(_PROGRAMS_PER_PROCESSOR * processors // programs, most), 1))
 
 
 def _precision() -> str:
@@ -208,6 +217,6 @@ def _gpu_timing() -> tuple[Callable[[Callable[[], object]], float], tuple[type[E
     from triton.testing import do_bench
 
     def measure(call: Callable[[], object]) -> float:
-        return float(do_bench(call, warmup=5, rep=20, return_mode="median"))
+        return float(do_bench(call, warmup=2, rep=10, return_mode="median"))
 
     return measure, (OutOfResources,)

@@ -137,7 +137,7 @@ def gather_gemm_scatter(
     )
 
 
-@triton.jit(do_not_specialize=["capacity"])
+@triton.jit(do_not_specialize=["capacity", "splits"])
 def kernel_gradient(
     features: tl.tensor,
     out_gradient: tl.tensor,
@@ -146,13 +146,13 @@ def kernel_gradient(
     out_rows: tl.tensor,
     counts: tl.tensor,
     capacity: int,
+    splits: int,
     in_channels: int,
     out_channels: int,
     feature_row_stride: int,
     feature_channel_stride: int,
     gradient_row_stride: int,
     gradient_channel_stride: int,
-    SPLITS: tl.constexpr,
     BLOCK_PAIRS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
@@ -165,17 +165,17 @@ def kernel_gradient(
 
     Args:
         features, out_gradient: (in_count, Cin) and (out_count, Cout) of any strides, of one dtype.
-        partial: (SPLITS, K, Cin, Cout) float32, contiguous; all of it is written.
+        partial: (splits, K, Cin, Cout) float32, contiguous; all of it is written.
         in_rows, out_rows, counts, capacity: see `pairs`.
         PRECISION, WIDEN: as above.
     """
     out_blocks = (out_channels + BLOCK_OUT - 1) // BLOCK_OUT
     in_channel = (tl.program_id(1) // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
     out_channel = (tl.program_id(1) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    offset = tl.program_id(0) // SPLITS
-    split = tl.program_id(0) % SPLITS
+    offset = tl.program_id(0) // splits
+    split = tl.program_id(0) % splits
     count = tl.load(counts + offset)
-    share = (count + SPLITS * BLOCK_PAIRS - 1) // (SPLITS * BLOCK_PAIRS) * BLOCK_PAIRS
+    share = (count + splits * BLOCK_PAIRS - 1) // (splits * BLOCK_PAIRS) * BLOCK_PAIRS
     total = tl.full((BLOCK_IN, BLOCK_OUT), 0.0, tl.float32)
     for block in range(share // BLOCK_PAIRS):
         pair = split * share + block * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
@@ -196,7 +196,7 @@ def kernel_gradient(
             inputs = inputs.to(tl.float32)
             gradients = gradients.to(tl.float32)
         total = tl.dot(tl.trans(inputs), gradients, total, input_precision=PRECISION)
-    first = (split * (tl.num_programs(0) // SPLITS) + offset).to(tl.int64) * in_channels * out_channels
+    first = (split * (tl.num_programs(0) // splits) + offset).to(tl.int64) * in_channels * out_channels
     tl.store(
         partial + first + in_channel[:, None] * out_channels + out_channel[None, :],
         total,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -28,6 +29,7 @@ class Launch:
     stages: int = 3
 
 
+@cache
 def forward_launches(in_channels: int, out_channels: int, dtype: torch.dtype) -> tuple[Launch, ...]:
     """Candidates for `gather_gemm_scatter`; the first is the one to take unmeasured."""
     deepest = 32 if dtype == torch.float32 else 64
@@ -46,6 +48,7 @@ def forward_launches(in_channels: int, out_channels: int, dtype: torch.dtype) ->
     )
 
 
+@cache
 def gradient_launches(in_channels: int, out_channels: int, dtype: torch.dtype) -> tuple[Launch, ...]:
     """Candidates for `kernel_gradient`; the first is the one to take unmeasured."""
     block_in, block_out = _block(in_channels, 64), _block(out_channels, 64)
@@ -78,23 +81,36 @@ class Tuner:
     Args:
         measure: time of a call in any unit; raises an exception of `unfit` where the device cannot run the call.
         unfit: exceptions that mean "too large for this device".
+
+    Attributes:
+        active: whether to measure. If not, a shape takes what the nearest number of rows took, or the first candidate.
     """
 
     def __init__(self, measure: Callable[[Callable[[], object]], float], unfit: tuple[type[Exception], ...] = ()):
+        self.active = True
         self._measure = measure
         self._unfit = unfit
-        self._chosen: dict[Hashable, Launch] = {}
+        self._chosen: dict[Hashable, dict[int, Launch]] = {}
         self._lock = threading.Lock()
 
-    def choose(self, key: Hashable, candidates: Sequence[Launch], run: Callable[[Launch], object]) -> Launch:
-        """The fastest of `candidates` for the class `key`; `run` launches the kernel with one of them."""
-        if key not in self._chosen:
-            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-                return candidates[0]  # nothing can be measured while a CUDA graph is recorded
-            with self._lock:
-                if key not in self._chosen:
-                    self._chosen[key] = min(candidates, key=lambda launch: self._time(launch, run))
-        return self._chosen[key]
+    def choose(self, key: Hashable, rows: int, candidates: Sequence[Launch], run: Callable[[Launch], object]) -> Launch:
+        """The fastest of `candidates`; `run` launches the kernel with one of them.
+
+        Args:
+            key: all of the shape but its rows.
+            rows: their `shape_class`.
+        """
+        chosen = self._chosen.setdefault(key, {})
+        launch = chosen.get(rows)
+        if launch is not None:
+            return launch
+        if not self.active or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+            nearest = min(list(chosen), key=lambda other: abs(other - rows), default=None)
+            return candidates[0] if nearest is None else chosen[nearest]
+        with self._lock:
+            if rows not in chosen:
+                chosen[rows] = min(candidates, key=lambda candidate: self._time(candidate, run))
+        return chosen[rows]
 
     def _time(self, launch: Launch, run: Callable[[Launch], object]) -> float:
         try:
