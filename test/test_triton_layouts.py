@@ -28,12 +28,14 @@ def test_tiling_holds_every_row_once(name: str, make) -> None:
     assert (tiling.rows[count:] == -1).all()
     assert (tiling.table[:, count:] == -1).all()
     assert torch.equal(tiling.table[:, :count], kernel_map.table[:, tiling.rows[:count].long()])
-    for tile, (offsets, number) in enumerate(zip(tiles.offsets, tiles.counts, strict=True)):
-        hit = (tiling.table[:, tile * 32 : (tile + 1) * 32] >= 0).any(dim=1)
-        assert offsets[:number].tolist() == hit.nonzero().view(-1).tolist()
+    for tile, words in enumerate(tiles.packed.tolist()):
+        offsets = [words[place // 12] >> 5 * (place % 12) & 31 for place in range(36)]
+        hit = (tiling.table[:, tile * 32 : (tile + 1) * 32] >= 0).any(dim=1).nonzero().view(-1).tolist()
+        assert tiles.counts[tile] == len(hit)
+        assert offsets == hit + [0] * (36 - len(hit))
     assert tiling.offsets(32) is tiles
     assert tiling.offsets(128).counts.shape == (len(tiling.rows) // 128,)
-    assert all(tensor.is_contiguous() for tensor in (tiling.rows, tiling.table, tiles.offsets, tiles.counts))
+    assert all(tensor.is_contiguous() for tensor in (tiling.rows, tiling.table, tiles.packed, tiles.counts))
 
 
 def test_sorted_rows_leave_more_offsets_out() -> None:

@@ -87,7 +87,7 @@ class TritonBackend:
     ) -> torch.Tensor:
         if not self._computes(features, kernel_map):
             return self._otherwise.gather_gemm_scatter(features, kernel, kernel_map, bias)
-        offsets, in_channels, out_channels = kernel.shape
+        _, in_channels, out_channels = kernel.shape
         out = features.new_empty((kernel_map.out_count, out_channels))
         if out.numel() == 0:
             return out
@@ -104,14 +104,13 @@ class TritonBackend:
                 out,
                 tiling.rows,
                 tiling.table,
-                tiles.offsets,
+                tiles.packed,
                 tiles.counts,
                 len(tiling.rows),
                 in_channels,
                 out_channels,
                 *features.stride(),
                 *kernel.stride(),
-                OFFSETS=offsets,
                 HAS_BIAS=bias is not None,
                 BLOCK_ROWS=launch.rows,
                 **self._options(launch, features),

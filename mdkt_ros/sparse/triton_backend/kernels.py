@@ -69,7 +69,7 @@ def gather_gemm_scatter(
     out: tl.tensor,
     rows: tl.tensor,
     table: tl.tensor,
-    offsets: tl.tensor,
+    packed: tl.tensor,
     counts: tl.tensor,
     slots: int,
     in_channels: int,
@@ -79,7 +79,6 @@ def gather_gemm_scatter(
     kernel_offset_stride: int,
     kernel_in_stride: int,
     kernel_out_stride: int,
-    OFFSETS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
@@ -89,14 +88,16 @@ def gather_gemm_scatter(
 ) -> None:
     """One tile of the output, (BLOCK_ROWS, BLOCK_OUT): an implicit GEMM over the offsets that the tile has.
 
-    Offsets and blocks of input channels are one loop, so that the compiler pipelines the loads across offsets: a thin
-    layer has a single block of channels. Consecutive programs share their rows, so that the second finds them in cache.
+    Offsets and blocks of input channels are one loop, so that the compiler pipelines loads across offsets: a thin layer
+    has a single block of channels. What a step gathers is known from the step before, because a load whose address is
+    loaded in the same step costs the pipeline its depth; and offsets come from registers for the same reason.
+    Consecutive programs share their rows, so that the second finds them in the cache.
 
     Args:
-        features, kernel: (in_count, Cin) and (OFFSETS, Cin, Cout) of any strides, of one dtype.
+        features, kernel: (in_count, Cin) and (K, Cin, Cout) of any strides, of one dtype.
         bias: (Cout,); not read unless HAS_BIAS.
         out: (out_count, Cout), contiguous.
-        rows, table, offsets, counts: see `tiling`.
+        rows, table, packed, counts: see `tiling`.
         PRECISION: "ieee" or "tf32", how products of float32 are made.
         WIDEN: multiply as float32, because Triton's interpreter multiplies the bit patterns of bfloat16.
     """
@@ -106,10 +107,13 @@ def gather_gemm_scatter(
     column = (tl.program_id(0) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     in_blocks = (in_channels + BLOCK_IN - 1) // BLOCK_IN
     total = tl.full((BLOCK_ROWS, BLOCK_OUT), 0.0, tl.float32)
+    word0 = tl.load(packed + tile * 3)
+    word1 = tl.load(packed + tile * 3 + 1)
+    word2 = tl.load(packed + tile * 3 + 2)
+    offset = (word0 & 31).to(tl.int32)
+    source = tl.load(table + offset * slots + slot)
     for step in range(tl.load(counts + tile) * in_blocks):
-        offset = tl.load(offsets + tile * OFFSETS + step // in_blocks)
         channel = (step % in_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
-        source = tl.load(table + offset * slots + slot)
         inputs = tl.load(
             features + source.to(tl.int64)[:, None] * feature_row_stride + channel[None, :] * feature_channel_stride,
             mask=(source >= 0)[:, None] & (channel < in_channels)[None, :],
@@ -123,6 +127,10 @@ def gather_gemm_scatter(
             mask=(channel < in_channels)[:, None] & (column < out_channels)[None, :],
             other=0.0,
         )
+        place = (step + 1) // in_blocks
+        word = tl.where(place < 12, word0, tl.where(place < 24, word1, word2))
+        offset = ((word >> (5 * (place % 12))) & 31).to(tl.int32)
+        source = tl.load(table + offset * slots + slot)
         if WIDEN:
             inputs = inputs.to(tl.float32)
             matrix = matrix.to(tl.float32)
@@ -161,7 +169,8 @@ def kernel_gradient(
 ) -> None:
     """One block of one offset's gradient, (BLOCK_IN, BLOCK_OUT), over one share of the offset's pairs.
 
-    The shares are summed afterwards in their order; atomic additions would give other bits in every run.
+    The shares are summed afterwards in their order; atomic additions would give other bits in every run. As above, a
+    step loads the rows of the next one.
 
     Args:
         features, out_gradient: (in_count, Cin) and (out_count, Cout) of any strides, of one dtype.
@@ -177,21 +186,25 @@ def kernel_gradient(
     count = tl.load(counts + offset)
     share = (count + splits * BLOCK_PAIRS - 1) // (splits * BLOCK_PAIRS) * BLOCK_PAIRS
     total = tl.full((BLOCK_IN, BLOCK_OUT), 0.0, tl.float32)
-    for block in range(share // BLOCK_PAIRS):
-        pair = split * share + block * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
-        there = pair < count
-        source = tl.load(in_rows + offset * capacity + pair, mask=there, other=0).to(tl.int64)
-        target = tl.load(out_rows + offset * capacity + pair, mask=there, other=0).to(tl.int64)
+    pair = split * share + tl.arange(0, BLOCK_PAIRS)
+    source = tl.load(in_rows + offset * capacity + pair, mask=pair < count, other=-1)
+    target = tl.load(out_rows + offset * capacity + pair, mask=pair < count, other=-1)
+    for _ in range(share // BLOCK_PAIRS):
         inputs = tl.load(
-            features + source[:, None] * feature_row_stride + in_channel[None, :] * feature_channel_stride,
-            mask=there[:, None] & (in_channel < in_channels)[None, :],
+            features + source.to(tl.int64)[:, None] * feature_row_stride + in_channel[None, :] * feature_channel_stride,
+            mask=(source >= 0)[:, None] & (in_channel < in_channels)[None, :],
             other=0.0,
         )
         gradients = tl.load(
-            out_gradient + target[:, None] * gradient_row_stride + out_channel[None, :] * gradient_channel_stride,
-            mask=there[:, None] & (out_channel < out_channels)[None, :],
+            out_gradient
+            + target.to(tl.int64)[:, None] * gradient_row_stride
+            + out_channel[None, :] * gradient_channel_stride,
+            mask=(target >= 0)[:, None] & (out_channel < out_channels)[None, :],
             other=0.0,
         )
+        pair += BLOCK_PAIRS
+        source = tl.load(in_rows + offset * capacity + pair, mask=pair < count, other=-1)
+        target = tl.load(out_rows + offset * capacity + pair, mask=pair < count, other=-1)
         if WIDEN:
             inputs = inputs.to(tl.float32)
             gradients = gradients.to(tl.float32)

@@ -18,7 +18,9 @@ from mdkt_ros.sparse.kernel_map import KernelMap
 ROW_MULTIPLE = 128
 """Tiles have a number of rows that divides this."""
 MAX_OFFSETS = 31
-"""Bits of an int32 besides its sign."""
+"""As many as an int32 has bits besides its sign."""
+_PER_WORD, _WORDS = 12, 3
+"""Numbers of 5 bits in an int64, and words for 31 of them and a last that is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +28,12 @@ class TileOffsets:
     """The offsets under which at least one row of a tile has a neighbour.
 
     Attributes:
-        offsets: (tiles, K) int32, a tile's offsets first, ascending; what follows is not read.
+        packed: (tiles, 3) int64, numbers of 5 bits, 12 in a word from the lowest bits on: a tile's offsets, ascending,
+            then zeros. A program keeps them in registers.
         counts: (tiles,) int32 offsets of each tile.
     """
 
-    offsets: torch.Tensor
+    packed: torch.Tensor
     counts: torch.Tensor
 
 
@@ -65,7 +68,13 @@ class Tiling:
         if tile_rows not in self._offsets:
             with torch.inference_mode(False), torch.no_grad():
                 hit = (self.table >= 0).view(len(self.table), -1, tile_rows).any(dim=2).t().contiguous()
+                counts = hit.sum(dim=1, dtype=torch.int32)
                 # A stable sort by "misses" brings the hits to the front, in their order.
-                offsets = torch.sort((~hit).to(torch.uint8), dim=1, stable=True).indices.to(torch.int32)
-                self._offsets[tile_rows] = TileOffsets(offsets, hit.sum(dim=1, dtype=torch.int32))
+                offsets = torch.sort((~hit).to(torch.uint8), dim=1, stable=True).indices
+                places = torch.arange(len(self.table), device=offsets.device)
+                offsets = torch.where(places < counts[:, None], offsets, 0)
+                offsets = torch.nn.functional.pad(offsets, (0, _PER_WORD * _WORDS - len(self.table)))
+                shifts = 5 * torch.arange(_PER_WORD, device=offsets.device)
+                packed = (offsets.view(-1, _WORDS, _PER_WORD) << shifts).sum(dim=2)
+                self._offsets[tile_rows] = TileOffsets(packed, counts)
         return self._offsets[tile_rows]

@@ -43,8 +43,9 @@ def forward_launches(in_channels: int, out_channels: int, dtype: torch.dtype) ->
         Launch(128, wide, block_in, 8),
         Launch(128, wide, shallow, 4, 4),
         Launch(64, wide, block_in),
+        Launch(64, narrow, shallow, 4, 5),
         Launch(32, narrow, block_in, 2, 4),
-        Launch(32, wide, block_in),
+        Launch(32, wide, block_in, 4, 4),
     )
 
 
