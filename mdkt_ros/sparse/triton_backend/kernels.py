@@ -170,7 +170,8 @@ def kernel_gradient(
     """One block of one offset's gradient, (BLOCK_IN, BLOCK_OUT), over one share of the offset's pairs.
 
     The shares are summed afterwards in their order; atomic additions would give other bits in every run. As above, a
-    step loads the rows of the next one.
+    step loads the rows of the next one. The inputs are loaded as they are multiplied, channel by pair: of a block that
+    is transposed afterwards, the compiler pipelines one factor alone.
 
     Args:
         features, out_gradient: (in_count, Cin) and (out_count, Cout) of any strides, of one dtype.
@@ -191,8 +192,8 @@ def kernel_gradient(
     target = tl.load(out_rows + offset * capacity + pair, mask=pair < count, other=-1)
     for _ in range(share // BLOCK_PAIRS):
         inputs = tl.load(
-            features + source.to(tl.int64)[:, None] * feature_row_stride + in_channel[None, :] * feature_channel_stride,
-            mask=(source >= 0)[:, None] & (in_channel < in_channels)[None, :],
+            features + in_channel[:, None] * feature_channel_stride + source.to(tl.int64)[None, :] * feature_row_stride,
+            mask=(in_channel < in_channels)[:, None] & (source >= 0)[None, :],
             other=0.0,
         )
         gradients = tl.load(
@@ -208,7 +209,7 @@ def kernel_gradient(
         if WIDEN:
             inputs = inputs.to(tl.float32)
             gradients = gradients.to(tl.float32)
-        total = tl.dot(tl.trans(inputs), gradients, total, input_precision=PRECISION)
+        total = tl.dot(inputs, gradients, total, input_precision=PRECISION)
     first = (split * (tl.num_programs(0) // splits) + offset).to(tl.int64) * in_channels * out_channels
     tl.store(
         partial + first + in_channel[:, None] * out_channels + out_channel[None, :],
