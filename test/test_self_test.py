@@ -12,6 +12,7 @@ from mdkt_ros.sparse import KernelMap
 from mdkt_ros.sparse.precision import tf32_is_allowed
 from mdkt_ros.sparse.self_test import agrees
 from mdkt_ros.sparse.torch_backend import TorchBackend
+from mdkt_ros.sparse.torch_maps import TorchMaps
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -32,12 +33,32 @@ class Wrong(TorchBackend):
         return self.change(gradient) if self.method == "gradient" else gradient
 
 
+class OtherMaps(TorchMaps):
+    def submanifold(self, level):
+        made = super().submanifold(level)
+        return KernelMap(made.in_count, made.out_count, table=made.table.flip(0), symmetric=True)
+
+
+class Fuses(TorchBackend):
+    """Adds and rectifies, in the right order or the wrong one."""
+
+    def __init__(self, right: bool):
+        self.right = right
+
+    def convolve(self, features, kernel, kernel_map, bias, add, relu, out):
+        result = self.gather_gemm_scatter(features, kernel, kernel_map, bias)
+        out.copy_((result + add).relu() if self.right else result.relu() + add)
+        return True
+
+
 class LosesAPair(TorchBackend):
     def gather_gemm_scatter(self, features, kernel, kernel_map, bias):
         table = kernel_map.table.clone()
         offset, row = (table >= 0).nonzero()[7]
         table[offset, row] = -1
-        return super().gather_gemm_scatter(features, kernel, KernelMap(table, kernel_map.in_count), bias)
+        return super().gather_gemm_scatter(
+            features, kernel, KernelMap(kernel_map.in_count, kernel_map.out_count, table=table), bias
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -52,6 +73,14 @@ def test_a_lost_pair_is_found(dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     assert f" in {name}: relative error " in message
     assert "convolution" in message
+
+
+def test_maps_and_what_follows_a_convolution_are_compared() -> None:
+    backend = TorchBackend()
+    backend.maps = OtherMaps()
+    assert agrees(backend, "cpu", torch.float32) == "submanifold 3^3 convolution: its kernel map is another"
+    assert agrees(Fuses(True), "cpu", torch.float32) is None
+    assert "convolution, sum and rectifier in float32" in (agrees(Fuses(False), "cpu", torch.float32) or "")
 
 
 @pytest.mark.parametrize(

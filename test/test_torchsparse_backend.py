@@ -11,8 +11,8 @@ import pytest
 import torch
 from sparse_inputs import INPUTS
 
-from mdkt_ros.errors import ConfigError
 from mdkt_ros.sparse import KernelMap
+from mdkt_ros.sparse.backend import EngineUnavailable
 from mdkt_ros.sparse.self_test import agrees
 from mdkt_ros.sparse.torch_backend import TorchBackend
 from mdkt_ros.sparse.torchsparse_backend import TorchsparseBackend, available
@@ -31,9 +31,7 @@ def backend(monkeypatch) -> TorchsparseBackend:
     return TorchsparseBackend("cpu")
 
 
-@pytest.fixture
-def with_cuda(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+CUDA = torch.device("cuda")
 
 
 @pytest.fixture
@@ -84,7 +82,7 @@ def test_the_middle_offset_is_not_taken_for_granted(backend: TorchsparseBackend,
     """As many outputs as inputs, but every output takes another row."""
     table = torch.full((offsets, 4), -1, dtype=torch.int32)
     table[offsets // 2] = torch.tensor([0, 1, 2, 3] if symmetric else [2, 0, 3, 1], dtype=torch.int32)
-    kernel_map = KernelMap(table, 4, symmetric=symmetric)
+    kernel_map = KernelMap(4, 4, table=table, symmetric=symmetric)
     features, kernel = random(4, 3), random(offsets, 3, 2)
     out = backend.gather_gemm_scatter(features, kernel, kernel_map, None)
     expected = TorchBackend().gather_gemm_scatter(features, kernel, kernel_map, None)
@@ -96,9 +94,9 @@ def test_a_map_is_laid_out_once(backend: TorchsparseBackend) -> None:
     kernel_map = INPUTS["dense corner"](1).maps.strided(1, 2)
     with torch.inference_mode():
         backend.gather_gemm_scatter(random(64, 2), random(8, 2, 2), kernel_map, None)
-    neighbours = backend._neighbours[kernel_map]
+    neighbours = kernel_map.kept["torchsparse"]
     backend.gather_gemm_scatter(random(64, 2), random(8, 2, 2), kernel_map, None)
-    assert backend._neighbours[kernel_map] is neighbours
+    assert kernel_map.kept["torchsparse"] is neighbours
     assert not neighbours.pairs.is_inference()
 
 
@@ -112,15 +110,14 @@ def test_tensors_elsewhere_go_to_pytorch(monkeypatch) -> None:
     assert torch.equal(backend.gather_gemm_scatter(features, kernel, kernel_map, None), expected)
 
 
-def test_available(with_cuda: None, monkeypatch) -> None:
+def test_available(monkeypatch) -> None:
     fake_torchsparse.insert(monkeypatch)
-    assert available() is None
+    assert available(CUDA) is None
     fake_torchsparse.insert(monkeypatch, version="1.4.0")
-    assert available() == "back end: 'torchsparse' must be version 2.1, not 1.4.0"
+    assert available(CUDA) == "torchsparse must be version 2.1, not 1.4.0"
     fake_torchsparse.insert(monkeypatch, with_cuda=False)
-    assert available() == "back end: 'torchsparse' was built without CUDA"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert available() == "there is no CUDA device"
+    assert available(CUDA) == "torchsparse was built without CUDA"
+    assert available(torch.device("cpu")) == "it computes on CUDA devices alone"
 
 
 @pytest.mark.parametrize(
@@ -133,16 +130,16 @@ def test_available(with_cuda: None, monkeypatch) -> None:
         "OSError('libcudart.so.11.0: cannot open shared object file')",
     ],
 )
-def test_whatever_its_import_raises(broken_torchsparse: Path, with_cuda: None, error: str) -> None:
+def test_whatever_its_import_raises(broken_torchsparse: Path, error: str) -> None:
     broken_torchsparse.write_text(f"raise {error}\n")
     kind, _, message = error.partition("('")
-    expected = f"back end: 'torchsparse' cannot be imported ({kind}: {message.removesuffix(chr(39) + ')')})"
-    assert available() == expected
-    with pytest.raises(ConfigError) as raised:
+    expected = f"torchsparse cannot be imported ({kind}: {message.removesuffix(chr(39) + ')')})"
+    assert available(CUDA) == expected
+    with pytest.raises(EngineUnavailable) as raised:
         TorchsparseBackend()
     assert str(raised.value) == expected
 
 
-def test_without_torchsparse(with_cuda: None, monkeypatch) -> None:
+def test_without_torchsparse(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchsparse", None)
-    assert "'torchsparse' cannot be imported" in (available() or "")
+    assert "torchsparse cannot be imported" in (available(CUDA) or "")

@@ -32,21 +32,21 @@ def build(function, pointers, launch, **constants):
     assert built.metadata.shared <= 99 << 10, built.metadata.shared  # what the smallest of these GPUs has, sm_86
     print(function.__name__, launch, built.metadata.shared, len(built.asm["cubin"]))
 
-rows = dict.fromkeys(["rows", "table", "counts", "in_rows", "out_rows", "order"], "i32")
+rows = dict.fromkeys(["rows", "table", "counts", "in_rows", "out_rows"], "i32")
 for name, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}.items():
     common = {"PRECISION": "tf32" if name == "fp32" else "ieee", "WIDEN": False}
-    values = dict.fromkeys(["features", "kernel", "bias", "out", "out_gradient"], name)
+    values = dict.fromkeys(["features", "kernel", "bias", "add", "out", "out_gradient"], name)
     largest = forward_launches(256, 256, dtype)[3]
     blocks = {"BLOCK_OUT": largest.out_channels, "BLOCK_IN": largest.in_channels}
     build(kernels.gather_gemm_scatter, {**rows, **values, "packed": "i64"}, largest,
-          BLOCK_ROWS=largest.rows, HAS_BIAS=True, **blocks, **common)
+          BLOCK_ROWS=largest.rows, HAS_BIAS=True, HAS_ADD=True, RELU=True, **blocks, **common)
     launch = gradient_launches(256, 256, dtype)[1]
     blocks = {"BLOCK_OUT": launch.out_channels, "BLOCK_IN": launch.in_channels}
     build(kernels.kernel_gradient, {**rows, **values, "partial": "fp32"}, launch,
           BLOCK_PAIRS=launch.rows, **blocks, **common)
-for size in (2, 3):
-    build(kernels.find_neighbours, {**rows, "keys": "i64", "centres": "i64", "steps": "i64"}, launch,
-          SIZE=size, BLOCK=256)
+for own in (False, True):
+    build(kernels.find_neighbours, {**rows, "keys": "i64", "centres": "i64", "order": "i64"}, launch,
+          BLOCK=256, HAS_ORDER=True, OWN=own)
 """
 
 

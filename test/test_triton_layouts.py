@@ -40,7 +40,7 @@ def test_tiling_holds_every_row_once(name: str, make) -> None:
 
 def test_sorted_rows_leave_more_offsets_out() -> None:
     table = random_voxels("negative, odd extents", 1).maps.strided(1, 2).table.repeat(1, 8)
-    tiling = Tiling.of(KernelMap(table, int(table.max()) + 1))
+    tiling = Tiling.of(KernelMap(int(table.max()) + 1, table.shape[1], table=table))
     in_order = (table.view(8, -1, 8) >= 0).any(dim=2).sum()
     assert tiling.offsets(8).counts.sum() < 0.7 * in_order
 

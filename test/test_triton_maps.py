@@ -1,4 +1,4 @@
-"""Tables that the Triton back end makes on the device against those of `KernelMaps`, under Triton's interpreter."""
+"""Maps that the Triton back end makes against those of the PyTorch one, under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -8,49 +8,69 @@ from device_waits import forbid_waits
 from interpreted_triton import interpreter, needs_triton
 from sparse_inputs import INPUTS
 
-from mdkt_ros.sparse.triton_backend import VoxelTable, strided_table, submanifold_table, transposed_table
+from mdkt_ros.sparse.torch_maps import TorchMaps
+from mdkt_ros.sparse.triton_backend.loading import load
+from mdkt_ros.sparse.triton_backend.maps import TritonMaps
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("interpreter")]
 __all__ = ["interpreter"]
 
 
+@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("name", INPUTS)
-def test_tables(name: str) -> None:
-    x = INPUTS[name](1)
-    coarse = x.maps.coordinates(2)
-    assert torch.equal(submanifold_table(x.coordinates), x.maps.submanifold(1).table)
-    assert torch.equal(strided_table(x.coordinates, coarse, 3), x.maps.strided(1, 3).table)
-    halving = strided_table(x.coordinates, coarse, 2)
-    assert torch.equal(halving, x.maps.strided(1, 2).table)
-    assert torch.equal(transposed_table(halving, len(x)), x.maps.transposed(1).table)
-    assert VoxelTable.of(x.coordinates).sound
+def test_maps(name: str, in_order: bool) -> None:
+    coordinates = INPUTS[name](1).coordinates
+    builder, oracle = TritonMaps(load()), TorchMaps()
+    level = builder.level(coordinates)
+    if in_order:
+        coordinates = coordinates if level.order is None else coordinates[level.order]
+        level = builder.level(coordinates)
+    coarse, parents = builder.coarser(level)
+    for mine, expected in (
+        (builder.submanifold(level), oracle.submanifold(level)),
+        (builder.strided(level, coarse), oracle.strided(level, coarse)),
+        (builder.transposed(level, coarse, parents), oracle.transposed(level, coarse, parents)),
+    ):
+        assert torch.equal(mine.table, expected.table)
+        assert (mine.in_count, mine.out_count) == (expected.in_count, expected.out_count)
+        assert mine.symmetric is expected.symmetric
 
 
 def test_more_voxels_than_a_program_asks_for() -> None:
     generator = torch.Generator().manual_seed(1)
     coordinates = (torch.rand((1, 12, 12, 12), generator=generator) < 0.4).nonzero().to(torch.int32)
-    table = VoxelTable.of(coordinates)
+    level = TorchMaps().level(coordinates[torch.randperm(len(coordinates), generator=generator)])
     assert len(coordinates) > 512
-    centres = torch.cat([coordinates, coordinates + 100]).to(torch.int64)  # the latter outside of the box
-    centres[:, 0] = 0
-    rows = table.table(centres, 3)
-    assert torch.equal(rows[13, : len(coordinates)], torch.arange(len(coordinates), dtype=torch.int32))
+    assert torch.equal(TritonMaps(load()).submanifold(level).table, TorchMaps().submanifold(level).table)
 
 
-def test_making_a_table_waits_for_nothing() -> None:
-    coordinates = INPUTS["negative, odd extents"](1).coordinates
+def test_steps_of_more_than_32_bits() -> None:
+    rows = [[0, -(2**19), -(2**19), 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 1, 1], [0, 2**19, 2**19, 2**19]]
+    level = TorchMaps().level(torch.tensor(rows, dtype=torch.int32))
+    assert level.frame.offset(1, 0, 0) > 2**32
+    assert torch.equal(TritonMaps(load()).submanifold(level).table, TorchMaps().submanifold(level).table)
+
+
+def test_compiled_kernels_leave_the_cpu_to_pytorch() -> None:
+    class Compiled:
+        INTERPRETED = False
+
+    level = TorchMaps().level(INPUTS["dense corner"](1).coordinates)
+    coarse, _ = TorchMaps().coarser(level)
+    builder = TritonMaps(Compiled)  # type: ignore[arg-type]
+    assert torch.equal(builder.submanifold(level).table, TorchMaps().submanifold(level).table)
+    assert torch.equal(builder.strided(level, coarse).table, TorchMaps().strided(level, coarse).table)
+
+
+def test_searching_waits_for_nothing(monkeypatch) -> None:
+    class Kernels:
+        INTERPRETED = True
+        find_neighbours: dict = {(1, 9): lambda *arguments, **options: None}  # noqa: RUF012
+
+    builder = TritonMaps(Kernels)  # type: ignore[arg-type]
+    level = builder.level(INPUTS["negative, odd extents"](1).coordinates[:200])
+    coarse, parents = builder.coarser(level)
     with forbid_waits():
-        VoxelTable.of(coordinates)
-        transposed_table(torch.zeros((8, 1), dtype=torch.int32), 1)
-
-
-@pytest.mark.parametrize(
-    ("rows", "sound"),
-    [
-        ([[0, 1, 2, 3], [0, 5, 5, 5], [0, 1, 2, 3]], False),
-        ([[0, -(2**31), -(2**31), -(2**31)], [0, 2**31 - 1, 2**31 - 1, 2**31 - 1]], False),
-        ([[0, -(2**31), 0, 5], [0, 2**31 - 1, 1, 5]], True),
-    ],
-)
-def test_unsound_voxels_are_told_apart(rows: list[list[int]], sound: bool) -> None:
-    assert bool(VoxelTable.of(torch.tensor(rows, dtype=torch.int32)).sound) is sound
+        builder.submanifold(level)
+        builder.strided(level, coarse)
+        builder.transposed(level, coarse, parents)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from mdkt_ros.sparse.backend import Backend
+from mdkt_ros.sparse.backend import Backend, MapBuilder, is_fusing
 from mdkt_ros.sparse.kernel_map import KernelMap
-from mdkt_ros.sparse.maps import KernelMaps
 from mdkt_ros.sparse.precision import tf32_is_allowed
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
@@ -23,31 +22,39 @@ def agrees(backend: Backend, device: torch.device | str, dtype: torch.dtype) -> 
     """Compare a back end with the PyTorch one, on the same device and with the same values, there in float64.
 
     The problem is fixed: two scans of some hundred random voxels; 3^3 submanifold, 3^3 and 2^3 strided and 2^3
-    transposed convolutions from 24 to 40 channels; values and both gradients.
+    transposed convolutions from 24 to 40 channels; maps, values and both gradients.
 
     Returns:
         None where all agree; else a sentence with the largest error, relative to the largest value of the result, or
         with what the back end raised.
     """
+    device = torch.device(device)
     worst, where = 0.0, ""
     try:
-        for name, result, expected in _results(backend, torch.device(device), dtype):
-            if result.shape != expected.shape or result.dtype != dtype or result.device != expected.device:
-                return (
-                    f"{name}: expected {tuple(expected.shape)} {dtype} on {expected.device}, "
-                    f"got {tuple(result.shape)} {result.dtype} on {result.device}"
-                )
-            error = float((result.double() - expected).abs().max() / expected.abs().max())
-            if not error <= worst:  # NaN counts as the worst
-                worst, where = error, name
-            if error != error:
-                break
+        with torch.no_grad():
+            for name, result, expected in _results(backend, device, dtype):
+                if result.shape != expected.shape or result.dtype != dtype or result.device != expected.device:
+                    return (
+                        f"{name}: expected {tuple(expected.shape)} {dtype} on {expected.device}, "
+                        f"got {tuple(result.shape)} {result.dtype} on {result.device}"
+                    )
+                error = float((result.double() - expected).abs().max() / expected.abs().max())
+                if not error <= worst:  # NaN counts as the worst
+                    worst, where = error, name
+                if error != error:
+                    break
+    except _MapsDiffer as error:
+        return f"{error}: its kernel map is another"
     except Exception as error:  # noqa: BLE001  # whatever it is, this back end is not to be used
         return f"it raised {type(error).__name__}: {error}"
-    tolerance = _tolerance(torch.device(device), dtype)
+    tolerance = _tolerance(device, dtype)
     if worst <= tolerance:
         return None
     return f"{where} in {str(dtype).removeprefix('torch.')}: relative error {worst:.1e}, more than {tolerance:.0e}"
+
+
+class _MapsDiffer(Exception):
+    """The convolution whose map is not that of the PyTorch back end."""
 
 
 def _results(
@@ -60,40 +67,52 @@ def _results(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
 
-    for kind, kernel_map in _kernel_maps(generator, device).items():
-        offsets = len(kernel_map.table)
-        features = random(kernel_map.in_count, _IN_CHANNELS)
-        kernel = random(offsets, _IN_CHANNELS, _OUT_CHANNELS)
+    coordinates = _coordinates(generator).to(device)
+    expected_maps = _kernel_maps(oracle.maps, coordinates)
+    for kind, mine in _kernel_maps(backend.maps, coordinates).items():
+        theirs = expected_maps[kind]
+        if not torch.equal(mine.table, theirs.table):
+            raise _MapsDiffer(f"{kind} convolution")
+        features = random(mine.in_count, _IN_CHANNELS)
+        kernel = random(mine.offsets, _IN_CHANNELS, _OUT_CHANNELS)
         bias = random(_OUT_CHANNELS)
-        gradient = random(kernel_map.out_count, _OUT_CHANNELS)
-        yield (
-            f"{kind} convolution",
-            backend.gather_gemm_scatter(features, kernel, kernel_map, bias),
-            oracle.gather_gemm_scatter(features.double(), kernel.double(), kernel_map, bias.double()),
-        )
+        gradient = random(mine.out_count, _OUT_CHANNELS)
+        expected = oracle.gather_gemm_scatter(features.double(), kernel.double(), theirs, bias.double())
+        yield f"{kind} convolution", backend.gather_gemm_scatter(features, kernel, mine, bias), expected
+        if is_fusing(backend):
+            out = random(mine.out_count, 2 * _OUT_CHANNELS)[:, :_OUT_CHANNELS]
+            expected = (expected + out.double()).relu()
+            if backend.convolve(features, kernel, mine, bias, out, True, out):
+                yield f"{kind} convolution, sum and rectifier", out, expected
         transposed = kernel.transpose(1, 2)
         yield (
             f"{kind} convolution, gradient of the input",
-            backend.gather_gemm_scatter(gradient, transposed, kernel_map.reversed, None),
-            oracle.gather_gemm_scatter(gradient.double(), transposed.double(), kernel_map.reversed, None),
+            backend.gather_gemm_scatter(gradient, transposed, mine.reversed, None),
+            oracle.gather_gemm_scatter(gradient.double(), transposed.double(), theirs.reversed, None),
         )
         yield (
             f"{kind} convolution, gradient of the kernel",
-            backend.kernel_gradient(features, gradient, kernel_map),
-            oracle.kernel_gradient(features.double(), gradient.double(), kernel_map),
+            backend.kernel_gradient(features, gradient, mine),
+            oracle.kernel_gradient(features.double(), gradient.double(), theirs),
         )
 
 
-def _kernel_maps(generator: torch.Generator, device: torch.device) -> dict[str, KernelMap]:
+def _coordinates(generator: torch.Generator) -> torch.Tensor:
+    """(V, 4) int32, of both signs and in no order."""
     occupied = torch.rand((2, 7, 8, 9), generator=generator) < 0.2
     coordinates = occupied.nonzero() - torch.tensor([0, 5, 4, 3])
-    coordinates = coordinates[torch.randperm(len(coordinates), generator=generator)]
-    maps = KernelMaps(coordinates.to(device=device, dtype=torch.int32))
+    return coordinates[torch.randperm(len(coordinates), generator=generator)].to(torch.int32)
+
+
+def _kernel_maps(builder: MapBuilder, coordinates: torch.Tensor) -> dict[str, KernelMap]:
+    level = builder.level(coordinates)
+    coarse, parents = builder.coarser(level)
+    transposed = builder.transposed(level, coarse, parents)
     return {
-        "submanifold 3^3": maps.submanifold(1),
-        "strided 3^3": maps.strided(1, 3),
-        "strided 2^3": maps.strided(1, 2),
-        "transposed 2^3": maps.transposed(1),
+        "submanifold 3^3": builder.submanifold(level),
+        "strided 3^3": builder.strided(level, coarse),
+        "strided 2^3": transposed.reversed,
+        "transposed 2^3": transposed,
     }
 
 

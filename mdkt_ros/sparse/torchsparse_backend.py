@@ -26,26 +26,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from weakref import WeakKeyDictionary
 
 import torch
 
-from mdkt_ros.errors import ConfigError
-from mdkt_ros.sparse.backend import Backend
+from mdkt_ros.sparse.backend import EngineUnavailable
 from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.torch_backend import TorchBackend
+from mdkt_ros.sparse.torch_maps import TorchMaps
 
 _FUNCTION = "conv_forward_gather_scatter_cuda"
 _COMPUTED_IN = {torch.float32: torch.float32, torch.float16: torch.float16, torch.bfloat16: torch.float16}
 
 
-def available() -> str | None:
-    """Why the back end cannot compute on this machine, in a sentence; None where it can."""
-    if not torch.cuda.is_available():
-        return "there is no CUDA device"
+def available(device: torch.device) -> str | None:
+    """Why the back end cannot compute on a device, in a sentence; None where it can."""
+    if device.type != "cuda":
+        return "it computes on CUDA devices alone"
     try:
         _load()
-    except ConfigError as error:
+    except EngineUnavailable as error:
         return str(error)
     return None
 
@@ -54,19 +53,19 @@ def _load() -> ModuleType:
     """The compiled module of torchsparse.
 
     Raises:
-        ConfigError: it is missing, does not work here, or is another version.
+        EngineUnavailable: it is missing, does not work here, or is another version.
     """
     try:
         package = importlib.import_module("torchsparse")
         compiled = importlib.import_module("torchsparse.backend")
     # Importing it asks CUDA for the device: AssertionError or RuntimeError where PyTorch has none.
     except (ImportError, OSError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"back end: 'torchsparse' cannot be imported ({type(error).__name__}: {error})") from error
+        raise EngineUnavailable(f"torchsparse cannot be imported ({type(error).__name__}: {error})") from error
     version = str(getattr(package, "__version__", "unknown"))
     if not version.startswith("2.1"):
-        raise ConfigError(f"back end: 'torchsparse' must be version 2.1, not {version}")
+        raise EngineUnavailable(f"torchsparse must be version 2.1, not {version}")
     if not hasattr(compiled, _FUNCTION):
-        raise ConfigError("back end: 'torchsparse' was built without CUDA")
+        raise EngineUnavailable("torchsparse was built without CUDA")
     return compiled
 
 
@@ -102,21 +101,22 @@ class TorchsparseBackend:
         device_type: tensors elsewhere go to the PyTorch back end; tests compute on "cpu", with a stand-in.
 
     Raises:
-        ConfigError: torchsparse is missing, does not work here, or is another version.
+        EngineUnavailable: torchsparse is missing, does not work here, or is another version.
     """
+
+    maps = TorchMaps()
 
     def __init__(self, device_type: str = "cuda"):
         self._compiled = _load()
         self._device_type = device_type
-        self._otherwise: Backend = TorchBackend()
-        self._neighbours: WeakKeyDictionary[KernelMap, _Neighbours] = WeakKeyDictionary()
+        self._torch = TorchBackend()
 
     def gather_gemm_scatter(
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
     ) -> torch.Tensor:
         if features.device.type != self._device_type or features.dtype not in _COMPUTED_IN:
-            return self._otherwise.gather_gemm_scatter(features, kernel, kernel_map, bias)
-        neighbours = self._neighbours_of(kernel_map)
+            return self._torch.gather_gemm_scatter(features, kernel, kernel_map, bias)
+        neighbours = _neighbours(kernel_map)
         with _default_stream(features.device):
             if neighbours.count == 0:
                 out = features.new_zeros((kernel_map.out_count, kernel.shape[2]))
@@ -131,7 +131,7 @@ class TorchsparseBackend:
     def kernel_gradient(
         self, features: torch.Tensor, out_gradient: torch.Tensor, kernel_map: KernelMap
     ) -> torch.Tensor:
-        return self._otherwise.kernel_gradient(features, out_gradient, kernel_map)
+        return self._torch.kernel_gradient(features, out_gradient, kernel_map)
 
     def _convolve(
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, neighbours: _Neighbours
@@ -157,12 +157,13 @@ class TorchsparseBackend:
         )
         return out[: kernel_map.out_count].to(features.dtype)
 
-    def _neighbours_of(self, kernel_map: KernelMap) -> _Neighbours:
-        neighbours = self._neighbours.get(kernel_map)
-        if neighbours is None:
-            with torch.inference_mode(False), torch.no_grad():
-                neighbours = self._neighbours[kernel_map] = _Neighbours.of(kernel_map)
-        return neighbours
+
+def _neighbours(kernel_map: KernelMap) -> _Neighbours:
+    if "torchsparse" not in kernel_map.kept:
+        with torch.inference_mode(False), torch.no_grad():  # the map may serve training later
+            kernel_map.kept["torchsparse"] = _Neighbours.of(kernel_map)
+    neighbours: _Neighbours = kernel_map.kept["torchsparse"]
+    return neighbours
 
 
 @contextmanager

@@ -8,14 +8,5 @@ are tuned on the machine.
 
 from mdkt_ros.sparse.triton_backend.backend import TritonBackend, available
 from mdkt_ros.sparse.triton_backend.loading import load
-from mdkt_ros.sparse.triton_backend.maps import VoxelTable, strided_table, submanifold_table, transposed_table
 
-__all__ = [
-    "TritonBackend",
-    "VoxelTable",
-    "available",
-    "load",
-    "strided_table",
-    "submanifold_table",
-    "transposed_table",
-]
+__all__ = ["TritonBackend", "available", "load"]

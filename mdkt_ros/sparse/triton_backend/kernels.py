@@ -11,37 +11,37 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["voxels", "queries", "rounds"])
+@triton.jit(do_not_specialize=["voxels", "queries", "rounds", "step_x", "step_y"])
 def find_neighbours(
     keys: tl.tensor,
     order: tl.tensor,
     centres: tl.tensor,
-    steps: tl.tensor,
     table: tl.tensor,
     voxels: int,
     queries: int,
     rounds: int,
-    SIZE: tl.constexpr,
+    step_x: int,
+    step_y: int,
     BLOCK: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    OWN: tl.constexpr,
 ) -> None:
-    """Rows of the voxels under one column along z of a kernel: one binary search, since they lie side by side.
+    """Rows of the voxels under one column along z of 3^3 kernels: one binary search, since they lie side by side.
 
     Args:
-        keys: (voxels,) int64, ascending, none negative.
-        order: (voxels,) int32 row of each key.
-        centres: (queries,) int64 key of each kernel's offset (0, 0, 0).
-        steps: (4,) int64 what a step along batch, x, y, z adds to a key; the last is 1.
-        table: (SIZE^3, queries) int32, contiguous; all of it is written, -1 where there is no voxel.
+        keys: (voxels,) int64, ascending; a step along z adds 1. See `mdkt_ros.sparse.level`.
+        order: (voxels,) int64 row of each key; not read unless HAS_ORDER.
+        centres: (queries,) int64 keys of the kernels' middles.
+        table: (27, queries) int32, contiguous, x fastest; all of it is written, -1 where there is no voxel.
         rounds: bits of `voxels`.
-        SIZE: 3, offsets -1..1, x fastest; or 2, offsets 0..1, z fastest.
+        step_x, step_y: what a step along x and y adds to a key.
+        OWN: the middles are the voxels themselves; the table's columns are in the order of their rows, too.
     """
-    x = tl.program_id(1) // SIZE
-    y = tl.program_id(1) % SIZE
+    x = tl.program_id(1) // 3
+    y = tl.program_id(1) % 3
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     asked = query < queries
-    first = tl.load(centres + query, mask=asked, other=0)
-    first += (x - (SIZE - 1) // 2) * tl.load(steps + 1) + (y - (SIZE - 1) // 2) * tl.load(steps + 2)
-    first -= (SIZE - 1) // 2
+    first = tl.load(centres + query, mask=asked, other=0) + ((x - 1).to(tl.int64) * step_x + (y - 1) * step_y - 1)
     low = tl.full((BLOCK,), 0, tl.int32)
     high = tl.full((BLOCK,), 0, tl.int32) + voxels
     for _ in range(rounds):
@@ -50,14 +50,15 @@ def find_neighbours(
         after = tl.where(below, high, middle)
         low = tl.where(below & (low < high), middle + 1, low)
         high = after
-    for z in tl.static_range(SIZE):
+    column = query
+    if HAS_ORDER and OWN:
+        column = tl.load(order + query, mask=asked, other=0).to(tl.int32)
+    for z in tl.static_range(3):
         found = tl.load(keys + low, mask=low < voxels, other=-1) == first + z
-        row = tl.load(order + low, mask=found, other=-1)
-        if SIZE == 3:
-            offset = x + 3 * y + 9 * z
-        else:
-            offset = 4 * x + 2 * y + z
-        tl.store(table + offset * queries + query, row, mask=asked)
+        row = tl.where(found, low, -1)
+        if HAS_ORDER:
+            row = tl.load(order + low, mask=found, other=-1).to(tl.int32)
+        tl.store(table + (x + 3 * y + 9 * z) * queries + column, row, mask=asked)
         low += found.to(tl.int32)
 
 
@@ -66,6 +67,7 @@ def gather_gemm_scatter(
     features: tl.tensor,
     kernel: tl.tensor,
     bias: tl.tensor,
+    add: tl.tensor,
     out: tl.tensor,
     rows: tl.tensor,
     table: tl.tensor,
@@ -79,10 +81,14 @@ def gather_gemm_scatter(
     kernel_offset_stride: int,
     kernel_in_stride: int,
     kernel_out_stride: int,
+    add_row_stride: int,
+    out_row_stride: int,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_ADD: tl.constexpr,
+    RELU: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
 ) -> None:
@@ -96,7 +102,8 @@ def gather_gemm_scatter(
     Args:
         features, kernel: (in_count, Cin) and (K, Cin, Cout) of any strides, of one dtype.
         bias: (Cout,); not read unless HAS_BIAS.
-        out: (out_count, Cout), contiguous.
+        add: (out_count, Cout), the channels of a row side by side; not read unless HAS_ADD. It may be `out`.
+        out: (out_count, Cout), the channels of a row side by side.
         rows, table, packed, counts: see `tiling`.
         PRECISION: "ieee" or "tf32", how products of float32 are made.
         WIDEN: multiply as float32, because Triton's interpreter multiplies the bit patterns of bfloat16.
@@ -137,12 +144,13 @@ def gather_gemm_scatter(
         total = tl.dot(inputs, matrix, total, input_precision=PRECISION)
     if HAS_BIAS:
         total += tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)[None, :]
-    row = tl.load(rows + slot)
-    tl.store(
-        out + row.to(tl.int64)[:, None] * out_channels + column[None, :],
-        total.to(out.dtype.element_ty),
-        mask=(row >= 0)[:, None] & (column < out_channels)[None, :],
-    )
+    row = tl.load(rows + slot).to(tl.int64)
+    written = (row >= 0)[:, None] & (column < out_channels)[None, :]
+    if HAS_ADD:
+        total += tl.load(add + row[:, None] * add_row_stride + column[None, :], mask=written, other=0.0).to(tl.float32)
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)  # keeps NaN
+    tl.store(out + row[:, None] * out_row_stride + column[None, :], total.to(out.dtype.element_ty), mask=written)
 
 
 @triton.jit(do_not_specialize=["capacity", "splits"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from mdkt_ros.errors import ConfigError
+from mdkt_ros.sparse.backend import EngineUnavailable
 
 
 def load() -> ModuleType:
@@ -14,11 +14,9 @@ def load() -> ModuleType:
     TRITON_INTERPRET=1 must be set before the first call: the kernels are made then, compiled or interpreted.
 
     Raises:
-        ConfigError: Triton is missing or does not work here.
+        EngineUnavailable: Triton is missing or does not work here.
     """
     try:
         return importlib.import_module("mdkt_ros.sparse.triton_backend.kernels")
     except (ImportError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"back end: 'triton' needs the package triton, which comes with PyTorch for CUDA on Linux ({error})"
-        ) from error
+        raise EngineUnavailable(f"triton cannot be imported: {error}; PyTorch for CUDA on Linux has it") from error

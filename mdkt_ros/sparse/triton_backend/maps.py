@@ -1,105 +1,62 @@
-"""Tables of kernel maps made on the GPU without waiting for it: a sort, then one kernel that searches.
-
-`KernelMaps` asks the device for the box around the voxels and for what repeats, and waits for both answers. Here the
-box stays on the device, and so does the answer whether the voxels are sound. The numbering of offsets is that of
-`mdkt_ros.sparse.maps`. What the voxels of the next level are still has to be asked for (`KernelMaps.coordinates`): how
-many there are decides the shape of everything that follows.
-"""
+"""Kernel maps on the GPU: one kernel that searches for all offsets of all voxels."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
-from mdkt_ros.sparse.triton_backend.loading import load
+from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.level import Level
+from mdkt_ros.sparse.torch_maps import TorchMaps
 
 _BLOCK = 256
-_KEY_LIMIT = 2.0**62
 
 
-@dataclass(frozen=True, eq=False)
-class VoxelTable:
-    """Voxels in the order of their keys.
+class TritonMaps(TorchMaps):
+    """The maps of `TorchMaps`, searched for in one launch instead of dozens, and without waiting for the device.
 
-    Attributes:
-        keys: (V,) int64, ascending.
-        order: (V,) int32 row of each key in the caller's order.
-        low: (4,) int64 the corner of the box that keys are counted from, two below the lowest voxel.
-        steps: (4,) int64 what a step along batch, x, y, z adds to a key.
-        sound: () bool, on the device: whether no voxel occurs twice and the box fits the keys. Tables mean nothing
-            otherwise; reading it waits for the device.
+    Levels are made as there. That has to wait: for the box around the voxels, for whether they are in order, and for
+    how many the next level has. On the CPU, outside of the interpreter, all is as there.
     """
 
-    keys: torch.Tensor
-    order: torch.Tensor
-    low: torch.Tensor
-    steps: torch.Tensor
-    sound: torch.Tensor
+    def __init__(self, kernels: ModuleType):
+        self._kernels = kernels
 
-    @classmethod
-    def of(cls, coordinates: torch.Tensor) -> VoxelTable:
-        """Of (V, 4) int32 `[batch, x, y, z]` of any sign and order."""
-        wide = coordinates.to(torch.int64)
-        bounds = wide if len(wide) else wide.new_zeros((1, 4))
-        low, high = torch.aminmax(bounds, dim=0)
-        margin = torch.arange(4, device=wide.device).clamp(max=1) * 2  # (0, 2, 2, 2), without a copy from the host
-        low = low - margin
-        spans = high - low + 1 + margin
-        steps = torch.ones_like(spans)
-        steps[:3] = spans.flip(0).cumprod(0).flip(0)[1:]
-        keys, order = torch.sort(((wide - low) * steps).sum(dim=1))
-        sound = (keys[1:] > keys[:-1]).all() & (spans.to(torch.float64).prod() <= _KEY_LIMIT)
-        return cls(keys, order.to(torch.int32), low, steps, sound)
+    def submanifold(self, level: Level) -> KernelMap:
+        if not self._computes(level):
+            return super().submanifold(level)
+        return KernelMap(len(level), len(level), table=self._search(level, level.keys, own=True), symmetric=True)
 
-    def table(self, centres: torch.Tensor, kernel_size: int) -> torch.Tensor:
-        """(kernel_size^3, Q) int32 rows of the voxels that a kernel at each of (Q, 4) int64 `centres` meets, or -1.
+    def strided(self, level: Level, coarse: Level) -> KernelMap:
+        if not self._computes(level):
+            return super().strided(level, coarse)
+        centres = coarse.coordinates.to(torch.int64)
+        centres[:, 1:] *= 2
+        return KernelMap(len(level), len(coarse), table=self._search(level, level.frame.keys(centres), own=False))
 
-        Raises:
-            ConfigError: Triton is missing.
-        """
-        table = torch.empty((kernel_size**3, len(centres)), dtype=torch.int32, device=centres.device)
-        if table.numel() == 0:
+    def _computes(self, level: Level) -> bool:
+        return level.keys.is_cuda or bool(self._kernels.INTERPRETED)
+
+    def _search(self, level: Level, centres: torch.Tensor, *, own: bool) -> torch.Tensor:
+        """(27, Q) int32 rows of the voxels that a 3^3 kernel meets at each of (Q,) int64 keys."""
+        table = torch.empty((27, len(centres)), dtype=torch.int32, device=centres.device)
+        if len(centres) == 0:
             return table
-        keys = ((centres - self.low) * self.steps).sum(dim=1)
-        grid = (-(-len(centres) // _BLOCK), kernel_size**2)
         with torch.cuda.device(table.device) if table.is_cuda else nullcontext():
-            load().find_neighbours[grid](
-                self.keys,
-                self.order,
-                keys,
-                self.steps,
+            self._kernels.find_neighbours[(-(-len(centres) // _BLOCK), 9)](
+                level.keys,
+                level.keys if level.order is None else level.order,
+                centres,
                 table,
-                len(self.keys),
+                len(level),
                 len(centres),
-                len(self.keys).bit_length(),
-                SIZE=kernel_size,
+                len(level).bit_length(),
+                level.frame.offset(1, 0, 0),
+                level.frame.offset(0, 1, 0),
                 BLOCK=_BLOCK,
+                HAS_ORDER=level.order is not None,
+                OWN=own,
             )
         return table
-
-
-def submanifold_table(coordinates: torch.Tensor) -> torch.Tensor:
-    """(27, V) int32 table of the submanifold 3^3 convolution on (V, 4) int32 voxels, all of them distinct."""
-    return VoxelTable.of(coordinates).table(coordinates.to(torch.int64), 3)
-
-
-def strided_table(coordinates: torch.Tensor, coarse: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """(kernel_size^3, W) int32 table of the convolution of stride 2 from (V, 4) voxels to the (W, 4) `coarse` ones.
-
-    Args:
-        coordinates, coarse: int32, all rows of each distinct; a voxel of `coarse` holds at least one of `coordinates`.
-        kernel_size: 2 or 3.
-    """
-    centres = coarse.to(torch.int64)
-    centres[:, 1:] *= 2
-    return VoxelTable.of(coordinates).table(centres, kernel_size)
-
-
-def transposed_table(strided: torch.Tensor, fine_count: int) -> torch.Tensor:
-    """(8, V) int32 table of the transposed 2^3 convolution, from the (8, W) one of the 2^3 convolution of stride 2."""
-    rows = torch.arange(strided.shape[1], dtype=torch.int32, device=strided.device).expand_as(strided)
-    table = torch.full((len(strided), fine_count + 1), -1, dtype=torch.int32, device=strided.device)
-    table.scatter_(1, torch.where(strided >= 0, strided, fine_count).to(torch.int64), rows)  # misses go last
-    return table[:, :fine_count].contiguous()
