@@ -23,6 +23,7 @@ def tree(folder: str) -> list[tuple[str, list[str]]]:
 SYNTHETIC = ["embreex>=4.4"]
 TEXT = ["open_clip_torch>=2.24", "torchvision"]
 BENCH = ["matplotlib>=3.7"]
+TRITON = ["triton>=3.0; sys_platform == 'linux'"]  # PyTorch for CUDA brings it along
 TRAIN = [*SYNTHETIC, *TEXT, "omegaconf>=2.3", "scipy>=1.9", "tensorboard>=2.15", "timm>=1.0"]
 
 SCRIPTS = ["mdkt = mdkt_ros.cli:main"]
@@ -76,9 +77,11 @@ setup(
         "train": TRAIN,
         "bench": [*TRAIN, *BENCH],
         "torchsparse": ["torchsparse"],
+        "triton": TRITON,
         "dev": [
             *TRAIN,
             *BENCH,
+            *TRITON,
             "pytest>=8",
             "pytest-cov",
             "pytest-xdist",

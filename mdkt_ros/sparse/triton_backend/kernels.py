@@ -1,0 +1,230 @@
+"""The Triton kernels. Only `load` imports this module.
+
+They use the language's builtins alone, none of its functions that are Triton code themselves (`tl.cdiv`, `tl.zeros`):
+those are compiled or interpreted according to the environment in which *Triton* was imported, which may have been
+before TRITON_INTERPRET was set.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["voxels", "queries", "rounds", "step_x", "step_y"])
+def find_neighbours(
+    keys: tl.tensor,
+    order: tl.tensor,
+    centres: tl.tensor,
+    table: tl.tensor,
+    voxels: int,
+    queries: int,
+    rounds: int,
+    step_x: int,
+    step_y: int,
+    BLOCK: tl.constexpr,
+    HAS_ORDER: tl.constexpr,
+    OWN: tl.constexpr,
+) -> None:
+    """Rows of the voxels under one column along z of 3^3 kernels: one binary search, since they lie side by side.
+
+    Args:
+        keys: (voxels,) int64, ascending; a step along z adds 1. See `mdkt_ros.sparse.level`.
+        order: (voxels,) int64 row of each key; not read unless HAS_ORDER.
+        centres: (queries,) int64 keys of the kernels' middles.
+        table: (27, queries) int32, contiguous, x fastest; all of it is written, -1 where there is no voxel.
+        rounds: bits of `voxels`.
+        step_x, step_y: what a step along x and y adds to a key.
+        OWN: the middles are the voxels themselves; the table's columns are in the order of their rows, too.
+    """
+    x = tl.program_id(1) // 3
+    y = tl.program_id(1) % 3
+    query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    asked = query < queries
+    first = tl.load(centres + query, mask=asked, other=0) + ((x - 1).to(tl.int64) * step_x + (y - 1) * step_y - 1)
+    low = tl.full((BLOCK,), 0, tl.int32)
+    high = tl.full((BLOCK,), 0, tl.int32) + voxels
+    for _ in range(rounds):
+        middle = (low + high) // 2
+        below = tl.load(keys + middle, mask=low < high, other=0) < first
+        after = tl.where(below, high, middle)
+        low = tl.where(below & (low < high), middle + 1, low)
+        high = after
+    column = query
+    if HAS_ORDER and OWN:
+        column = tl.load(order + query, mask=asked, other=0).to(tl.int32)
+    for z in tl.static_range(3):
+        found = tl.load(keys + low, mask=low < voxels, other=-1) == first + z
+        row = tl.where(found, low, -1)
+        if HAS_ORDER:
+            row = tl.load(order + low, mask=found, other=-1).to(tl.int32)
+        tl.store(table + (x + 3 * y + 9 * z) * queries + column, row, mask=asked)
+        low += found.to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["slots"])
+def gather_gemm_scatter(
+    features: tl.tensor,
+    kernel: tl.tensor,
+    bias: tl.tensor,
+    add: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    table: tl.tensor,
+    packed: tl.tensor,
+    counts: tl.tensor,
+    slots: int,
+    in_channels: int,
+    out_channels: int,
+    feature_row_stride: int,
+    feature_channel_stride: int,
+    kernel_offset_stride: int,
+    kernel_in_stride: int,
+    kernel_out_stride: int,
+    add_row_stride: int,
+    out_row_stride: int,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ADD: tl.constexpr,
+    RELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+) -> None:
+    """One tile of the output, (BLOCK_ROWS, BLOCK_OUT): an implicit GEMM over the offsets that the tile has.
+
+    Offsets and blocks of input channels are one loop, so that the compiler pipelines loads across offsets: a thin layer
+    has a single block of channels. What a step gathers is known from the step before, because a load whose address is
+    loaded in the same step costs the pipeline its depth; and offsets come from registers for the same reason.
+    Consecutive programs share their rows, so that the second finds them in the cache.
+
+    Args:
+        features, kernel: (in_count, Cin) and (K, Cin, Cout) of any strides, of one dtype.
+        bias: (Cout,); not read unless HAS_BIAS.
+        add: (out_count, Cout), the channels of a row side by side; not read unless HAS_ADD. It may be `out`.
+        out: (out_count, Cout), the channels of a row side by side.
+        rows, table, packed, counts: see `tiling`.
+        PRECISION: "ieee" or "tf32", how products of float32 are made.
+        WIDEN: multiply as float32, because Triton's interpreter multiplies the bit patterns of bfloat16.
+    """
+    out_blocks = (out_channels + BLOCK_OUT - 1) // BLOCK_OUT
+    tile = tl.program_id(0) // out_blocks
+    slot = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = (tl.program_id(0) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    in_blocks = (in_channels + BLOCK_IN - 1) // BLOCK_IN
+    total = tl.full((BLOCK_ROWS, BLOCK_OUT), 0.0, tl.float32)
+    word0 = tl.load(packed + tile * 3)
+    word1 = tl.load(packed + tile * 3 + 1)
+    word2 = tl.load(packed + tile * 3 + 2)
+    offset = (word0 & 31).to(tl.int32)
+    source = tl.load(table + offset * slots + slot)
+    for step in range(tl.load(counts + tile) * in_blocks):
+        channel = (step % in_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
+        inputs = tl.load(
+            features + source.to(tl.int64)[:, None] * feature_row_stride + channel[None, :] * feature_channel_stride,
+            mask=(source >= 0)[:, None] & (channel < in_channels)[None, :],
+            other=0.0,
+        )
+        matrix = tl.load(
+            kernel
+            + offset * kernel_offset_stride
+            + channel[:, None] * kernel_in_stride
+            + column[None, :] * kernel_out_stride,
+            mask=(channel < in_channels)[:, None] & (column < out_channels)[None, :],
+            other=0.0,
+        )
+        place = (step + 1) // in_blocks
+        word = tl.where(place < 12, word0, tl.where(place < 24, word1, word2))
+        offset = ((word >> (5 * (place % 12))) & 31).to(tl.int32)
+        source = tl.load(table + offset * slots + slot)
+        if WIDEN:
+            inputs = inputs.to(tl.float32)
+            matrix = matrix.to(tl.float32)
+        total = tl.dot(inputs, matrix, total, input_precision=PRECISION)
+    if HAS_BIAS:
+        total += tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)[None, :]
+    row = tl.load(rows + slot).to(tl.int64)
+    written = (row >= 0)[:, None] & (column < out_channels)[None, :]
+    if HAS_ADD:
+        total += tl.load(add + row[:, None] * add_row_stride + column[None, :], mask=written, other=0.0).to(tl.float32)
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)  # keeps NaN
+    tl.store(out + row[:, None] * out_row_stride + column[None, :], total.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit(do_not_specialize=["capacity", "splits"])
+def kernel_gradient(
+    features: tl.tensor,
+    out_gradient: tl.tensor,
+    partial: tl.tensor,
+    in_rows: tl.tensor,
+    out_rows: tl.tensor,
+    counts: tl.tensor,
+    capacity: int,
+    splits: int,
+    in_channels: int,
+    out_channels: int,
+    feature_row_stride: int,
+    feature_channel_stride: int,
+    gradient_row_stride: int,
+    gradient_channel_stride: int,
+    BLOCK_PAIRS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+) -> None:
+    """One block of one offset's gradient, (BLOCK_IN, BLOCK_OUT), over one share of the offset's pairs.
+
+    The shares are summed afterwards in their order; atomic additions would give other bits in every run. As above, a
+    step loads the rows of the next one. The inputs are loaded as they are multiplied, channel by pair: of a block that
+    is transposed afterwards, the compiler pipelines one factor alone.
+
+    Args:
+        features, out_gradient: (in_count, Cin) and (out_count, Cout) of any strides, of one dtype.
+        partial: (splits, K, Cin, Cout) float32, contiguous; all of it is written.
+        in_rows, out_rows, counts, capacity: see `pairs`.
+        PRECISION, WIDEN: as above.
+    """
+    out_blocks = (out_channels + BLOCK_OUT - 1) // BLOCK_OUT
+    in_channel = (tl.program_id(1) // out_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
+    out_channel = (tl.program_id(1) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    offset = tl.program_id(0) // splits
+    split = tl.program_id(0) % splits
+    count = tl.load(counts + offset)
+    share = (count + splits * BLOCK_PAIRS - 1) // (splits * BLOCK_PAIRS) * BLOCK_PAIRS
+    total = tl.full((BLOCK_IN, BLOCK_OUT), 0.0, tl.float32)
+    pair = split * share + tl.arange(0, BLOCK_PAIRS)
+    source = tl.load(in_rows + offset * capacity + pair, mask=pair < count, other=-1)
+    target = tl.load(out_rows + offset * capacity + pair, mask=pair < count, other=-1)
+    for _ in range(share // BLOCK_PAIRS):
+        inputs = tl.load(
+            features + in_channel[:, None] * feature_channel_stride + source.to(tl.int64)[None, :] * feature_row_stride,
+            mask=(in_channel < in_channels)[:, None] & (source >= 0)[None, :],
+            other=0.0,
+        )
+        gradients = tl.load(
+            out_gradient
+            + target.to(tl.int64)[:, None] * gradient_row_stride
+            + out_channel[None, :] * gradient_channel_stride,
+            mask=(target >= 0)[:, None] & (out_channel < out_channels)[None, :],
+            other=0.0,
+        )
+        pair += BLOCK_PAIRS
+        source = tl.load(in_rows + offset * capacity + pair, mask=pair < count, other=-1)
+        target = tl.load(out_rows + offset * capacity + pair, mask=pair < count, other=-1)
+        if WIDEN:
+            inputs = inputs.to(tl.float32)
+            gradients = gradients.to(tl.float32)
+        total = tl.dot(inputs, gradients, total, input_precision=PRECISION)
+    first = (split * (tl.num_programs(0) // splits) + offset).to(tl.int64) * in_channels * out_channels
+    tl.store(
+        partial + first + in_channel[:, None] * out_channels + out_channel[None, :],
+        total,
+        mask=(in_channel < in_channels)[:, None] & (out_channel < out_channels)[None, :],
+    )
+
+
+INTERPRETED = not isinstance(gather_gemm_scatter, triton.JITFunction)
+"""Whether TRITON_INTERPRET was set when this module was imported."""

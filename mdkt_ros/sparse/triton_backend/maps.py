@@ -1,0 +1,62 @@
+"""Kernel maps on the GPU: one kernel that searches for all offsets of all voxels."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import ModuleType
+
+import torch
+
+from mdkt_ros.sparse.kernel_map import KernelMap
+from mdkt_ros.sparse.level import Level
+from mdkt_ros.sparse.torch_maps import TorchMaps
+
+_BLOCK = 256
+
+
+class TritonMaps(TorchMaps):
+    """The maps of `TorchMaps`, searched for in one launch instead of dozens, and without waiting for the device.
+
+    Levels are made as there. That has to wait: for the box around the voxels, for whether they are in order, and for
+    how many the next level has. On the CPU, outside of the interpreter, all is as there.
+    """
+
+    def __init__(self, kernels: ModuleType):
+        self._kernels = kernels
+
+    def submanifold(self, level: Level) -> KernelMap:
+        if not self._computes(level):
+            return super().submanifold(level)
+        return KernelMap(len(level), len(level), table=self._search(level, level.keys, own=True), symmetric=True)
+
+    def strided(self, level: Level, coarse: Level) -> KernelMap:
+        if not self._computes(level):
+            return super().strided(level, coarse)
+        centres = coarse.coordinates.to(torch.int64)
+        centres[:, 1:] *= 2
+        return KernelMap(len(level), len(coarse), table=self._search(level, level.frame.keys(centres), own=False))
+
+    def _computes(self, level: Level) -> bool:
+        return level.keys.is_cuda or bool(self._kernels.INTERPRETED)
+
+    def _search(self, level: Level, centres: torch.Tensor, *, own: bool) -> torch.Tensor:
+        """(27, Q) int32 rows of the voxels that a 3^3 kernel meets at each of (Q,) int64 keys."""
+        table = torch.empty((27, len(centres)), dtype=torch.int32, device=centres.device)
+        if len(centres) == 0:
+            return table
+        with torch.cuda.device(table.device) if table.is_cuda else nullcontext():
+            self._kernels.find_neighbours[(-(-len(centres) // _BLOCK), 9)](
+                level.keys,
+                level.keys if level.order is None else level.order,
+                centres,
+                table,
+                len(level),
+                len(centres),
+                len(level).bit_length(),
+                level.frame.offset(1, 0, 0),
+                level.frame.offset(0, 1, 0),
+                BLOCK=_BLOCK,
+                HAS_ORDER=level.order is not None,
+                OWN=own,
+            )
+        return table

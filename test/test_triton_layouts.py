@@ -1,0 +1,128 @@
+"""How the Triton back end lays out maps and chooses launches; none of it needs Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from device_waits import forbid_waits
+from sparse_inputs import INPUTS, random_voxels
+
+from mdkt_ros.sparse import KernelMap
+from mdkt_ros.sparse.triton_backend.pairs import Pairs
+from mdkt_ros.sparse.triton_backend.tiling import ROW_MULTIPLE, Tiling
+from mdkt_ros.sparse.triton_backend.tuning import Launch, Tuner, forward_launches, gradient_launches, shape_class
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("make", [lambda maps: maps.submanifold(1), lambda maps: maps.strided(1, 2)])
+def test_tiling_holds_every_row_once(name: str, make) -> None:
+    kernel_map = make(INPUTS[name](1).maps)
+    with forbid_waits():
+        tiling = Tiling.of(kernel_map)
+        tiles = tiling.offsets(32)
+    count = kernel_map.out_count
+    assert len(tiling.rows) % ROW_MULTIPLE == 0
+    assert sorted(tiling.rows[:count].tolist()) == list(range(count))
+    assert (tiling.rows[count:] == -1).all()
+    assert (tiling.table[:, count:] == -1).all()
+    assert torch.equal(tiling.table[:, :count], kernel_map.table[:, tiling.rows[:count].long()])
+    for tile, words in enumerate(tiles.packed.tolist()):
+        offsets = [words[place // 12] >> 5 * (place % 12) & 31 for place in range(36)]
+        hit = (tiling.table[:, tile * 32 : (tile + 1) * 32] >= 0).any(dim=1).nonzero().view(-1).tolist()
+        assert tiles.counts[tile] == len(hit)
+        assert offsets == hit + [0] * (36 - len(hit))
+    assert tiling.offsets(32) is tiles
+    assert tiling.offsets(128).counts.shape == (len(tiling.rows) // 128,)
+    assert all(tensor.is_contiguous() for tensor in (tiling.rows, tiling.table, tiles.packed, tiles.counts))
+
+
+def test_sorted_rows_leave_more_offsets_out() -> None:
+    table = random_voxels("negative, odd extents", 1).maps.strided(1, 2).table.repeat(1, 8)
+    tiling = Tiling.of(KernelMap(int(table.max()) + 1, table.shape[1], table=table))
+    in_order = (table.view(8, -1, 8) >= 0).any(dim=2).sum()
+    assert tiling.offsets(8).counts.sum() < 0.7 * in_order
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_pairs_are_those_of_the_table(name: str) -> None:
+    kernel_map = INPUTS[name](1).maps.strided(1, 3)
+    with forbid_waits():
+        pairs = Pairs.of(kernel_map)
+    for k, rows in enumerate(kernel_map.table):
+        number = int(pairs.counts[k])
+        there = (rows >= 0).nonzero().view(-1)
+        assert pairs.out_rows[k, :number].tolist() == there.tolist()
+        assert pairs.in_rows[k, :number].tolist() == rows[there].tolist()
+
+
+def test_the_guard_against_waits_finds_them() -> None:
+    x = INPUTS["dense corner"](1)
+    with pytest.raises(AssertionError, match="waits for the device"), forbid_waits():
+        x.maps.submanifold(1)
+    mask = x.coordinates[:, 1] > 0
+    for wait in (mask.nonzero, lambda: x.coordinates[mask], lambda: bool(mask.any()), lambda: x.coordinates.unique()):
+        with pytest.raises(AssertionError, match="waits for the device"), forbid_waits():
+            wait()
+
+
+@pytest.mark.parametrize("candidates", [forward_launches, gradient_launches])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_candidates_can_be_launched(candidates: Callable[..., tuple[Launch, ...]], dtype: torch.dtype) -> None:
+    for in_channels in (1, 3, 16, 17, 24, 96, 512):
+        for out_channels in (1, 19, 32, 100, 256):
+            launches = candidates(in_channels, out_channels, dtype)
+            assert launches
+            assert len(set(launches)) == len(launches)
+            for launch in launches:
+                assert ROW_MULTIPLE % launch.rows == 0
+                for block in (launch.in_channels, launch.out_channels):
+                    assert block >= 16
+                    assert block & (block - 1) == 0
+                assert launch.in_channels < 2 * max(in_channels, 16)
+                assert launch.out_channels < 2 * max(out_channels, 16)
+
+
+class TooLarge(Exception):
+    pass
+
+
+def test_the_tuner_measures_a_class_once() -> None:
+    slow, fast, large = Launch(32, 16, 16), Launch(64, 16, 16), Launch(128, 16, 16)
+    ran: list[Launch] = []
+
+    def run(launch: Launch) -> None:
+        ran.append(launch)
+        if launch == large:
+            raise TooLarge
+
+    def measure(call: Callable[[], object]) -> float:
+        call()
+        return {slow: 2.0, fast: 1.0}[ran[-1]]
+
+    tuner = Tuner(measure, (TooLarge,))
+    assert tuner.choose("a", 5, (slow, large, fast), run) == fast
+    assert ran == [slow, large, fast]
+    assert tuner.choose("a", 5, (slow, fast), run) == fast
+    assert len(ran) == 3
+    assert tuner.choose("b", 5, (slow,), run) == slow
+    assert tuner.choose("a", 9, (slow,), run) == slow
+    assert len(ran) == 5
+    tuner.active = False
+    assert [tuner.choose("a", rows, (large,), run) for rows in (1, 6, 8)] == [fast, fast, slow]
+    assert tuner.choose("c", 5, (large, slow), run) == large
+    assert len(ran) == 5
+
+
+def test_nothing_is_measured_while_a_graph_is_recorded(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    first, second = Launch(32, 16, 16), Launch(64, 16, 16)
+    tuner = Tuner(lambda call: pytest.fail("measured"))
+    assert tuner.choose("a", 5, (first, second), lambda launch: None) == first
+
+
+def test_shape_classes_are_octaves() -> None:
+    assert shape_class(0) == shape_class(1)
+    assert shape_class(1 << 16) == shape_class((1 << 17) - 1) != shape_class(1 << 17)
