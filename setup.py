@@ -60,7 +60,8 @@ setup(
     install_requires=[
         "numpy>=1.21",
         "torch>=2.4",
-        "numba>=0.62",  # the engine `native`; the package runs without it, on PyTorch alone
+        "llvmlite>=0.45",
+        "numba>=0.62",  # with llvmlite, the engine `native`; without them the package runs on PyTorch alone
         "safetensors>=0.4",
         "pyyaml>=5.4",
         "rosbags>=0.11",

@@ -144,7 +144,7 @@ def test_every_file_travels_with_the_package(said, monkeypatch):
 
 @pytest.mark.parametrize("folder", ["mdkt_ros", "training"])
 def test_what_is_imported_is_required(said, folder):
-    extras = {"mdkt_ros": ("synthetic", "text", "triton"), "training": ("train",)}
+    extras = {"mdkt_ros": ("synthetic", "text", "triton", "bench"), "training": ("train",)}
     required = names(said["install_requires"])
     for extra in extras[folder]:
         required |= names(said["extras_require"][extra])

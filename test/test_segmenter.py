@@ -256,9 +256,12 @@ def test_an_engine_changes_no_label(engine: str) -> None:
     assert segmenter.engine == ("torch" if engine == "torch" else segmenter.engine)
     assert segmenter.for_sensor(axes="y_forward").engine == segmenter.engine != "auto"
     assert np.array_equal(result.class_id, expected.class_id)
-    np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
+    # This network's logits reach 1e5, of which float32 tells 0.01 apart; either engine is off by 1e-3 from float64.
+    np.testing.assert_allclose(result.probability, expected.probability, atol=5e-3)
 
 
 def test_an_engine_that_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="engine: 'fast' is unknown; there are auto, native, torch"):
+    with pytest.raises(
+        ConfigError, match="engine: 'fast' is unknown; there are auto, native, torch, torchsparse, triton"
+    ):
         Segmenter(network(), META, engine="fast")

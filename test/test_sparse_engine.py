@@ -18,11 +18,13 @@ from mdkt_ros.sparse import (
     TransposedConv3d,
     block_threads,
     cat,
+    current_engine,
     engines,
     register_engine,
     sparse_convolution,
     use_engine,
 )
+from mdkt_ros.sparse.torch_backend import TorchBackend
 from mdkt_ros.sparse.torch_maps import TorchMaps
 
 
@@ -248,3 +250,29 @@ def test_kernel_sizes_that_do_not_exist() -> None:
         SubmanifoldConv3d(1, 1, 5)
     with pytest.raises(ValueError, match="2 or 3, not 4"):
         StridedConv3d(1, 1, 4)
+
+
+@pytest.mark.parametrize("name", ["triton", "torchsparse"])
+def test_engines_of_the_gpu_say_why_they_do_not_run_on_a_cpu(name: str) -> None:
+    with (
+        use_engine(name),
+        pytest.raises(ConfigError, match=f"engine: {name} cannot run on cpu: .*(CUDA|triton|Triton)"),
+    ):
+        current_engine(torch.device("cpu"))
+
+
+def test_a_back_end_that_fails_its_self_test_is_not_used(own_engines, monkeypatch, caplog) -> None:
+    """torchsparse of another build, say: it warns, and `auto` goes on to the next."""
+
+    class Wrong(TorchBackend):
+        def gather_gemm_scatter(self, *arguments):
+            return super().gather_gemm_scatter(*arguments) * 1.1
+
+    monkeypatch.setattr("mdkt_ros.sparse.torchsparse_backend.available", lambda _device: None)
+    monkeypatch.setattr("mdkt_ros.sparse.torchsparse_backend.TorchsparseBackend", Wrong)
+    monkeypatch.setattr("mdkt_ros.sparse.backend._AUTO", {"cpu": ("torchsparse", "torch")})
+    with caplog.at_level("WARNING"):
+        choice = current_engine(torch.device("cpu"))
+    assert choice.name == "torch"
+    assert choice.reason.startswith("torchsparse: its self-test failed: ")
+    assert "Wrong fails its self-test on cpu and is not used: " in caplog.text

@@ -103,12 +103,12 @@ class KernelMap:
             return KernelMap(self.out_count, self.in_count, lists=lists, symmetric=self.symmetric, monotone=True)
         if self.symmetric:
             return KernelMap(self.in_count, self.out_count, table=self.table.flip(0), symmetric=True)
-        hit = flat_nonzero(self.table >= 0)
-        offset = torch.div(hit, max(self.out_count, 1), rounding_mode="floor")
-        rows = self.table.view(-1).index_select(0, hit)
-        table = self.table.new_full((len(self.table), self.in_count), -1)
-        table.view(-1)[offset * self.in_count + rows] = (hit - offset * self.out_count).to(table.dtype)
-        return KernelMap(self.out_count, self.in_count, table=table)
+        rows = torch.arange(self.out_count, dtype=torch.int32, device=self.table.device)
+        # One column more takes the misses; a GPU is not asked how many there are.
+        room = self.table.new_full((self.offsets, self.in_count + 1), -1)
+        places = torch.where(self.table >= 0, self.table, self.in_count).to(torch.int64)
+        room.scatter_(1, places, rows.expand_as(self.table))
+        return KernelMap(self.out_count, self.in_count, table=room[:, : self.in_count].contiguous())
 
     def blocks(self, rows: int) -> tuple[Block, ...]:
         """The map in blocks of about `rows` output rows; kept for the next call.

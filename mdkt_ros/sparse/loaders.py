@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from mdkt_ros.sparse.backend import Backend, EngineUnavailable, register_engine
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
+_LOG = logging.getLogger(__name__)
 _NUMBA = (0, 62)
 """The first numba whose LLVM knows pointers without types."""
 
@@ -33,5 +35,38 @@ def _native(device: torch.device) -> Backend:
     return NativeBackend()
 
 
+def _triton(device: torch.device) -> Backend:
+    from mdkt_ros.sparse.triton_backend import TritonBackend, available
+
+    if reason := available(device):
+        raise EngineUnavailable(reason)
+    backend = TritonBackend()
+    backend.tuning = False  # of what a network's layers are, not of the self-test's
+    _trust(backend, device)
+    backend.tuning = True
+    return backend
+
+
+def _torchsparse(device: torch.device) -> Backend:
+    from mdkt_ros.sparse.torchsparse_backend import TorchsparseBackend, available
+
+    if reason := available(device):
+        raise EngineUnavailable(reason)
+    backend = TorchsparseBackend()
+    _trust(backend, device)
+    return backend
+
+
+def _trust(backend: Backend, device: torch.device) -> None:
+    """Compute something small before anything large. Raises EngineUnavailable where the values are wrong."""
+    from mdkt_ros.sparse.self_test import agrees
+
+    if reason := agrees(backend, device, torch.float32):
+        _LOG.warning("%s fails its self-test on %s and is not used: %s", type(backend).__name__, device, reason)
+        raise EngineUnavailable(f"its self-test failed: {reason}")
+
+
 register_engine("torch", _torch)
 register_engine("native", _native)
+register_engine("triton", _triton)
+register_engine("torchsparse", _torchsparse)
