@@ -173,6 +173,7 @@ def test_sizes() -> None:
     """The paper trail of the presets: 21.7 M is SPVNAS' MinkUNet18, and the small one fits 8 MB with room to spare."""
     counts = {name: parameter_count(build_network(name, in_channels=4, classes=19)) for name in PRESETS}
     assert counts == {
+        "minkunet_10hz": 1_833_187,
         "minkunet14s": 1_799_579,
         "minkunet18": 21_723_315,
         "minkunet34": 37_875_123,
@@ -222,7 +223,9 @@ def test_flops_count_the_pairs_there_are() -> None:
 
 
 def test_bad_sizes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'minkunet99' is unknown; there are minkunet14s, minkunet18, minkunet34"):
+    with pytest.raises(
+        ConfigError, match="'minkunet99' is unknown; there are minkunet14s, minkunet_10hz, minkunet18, minkunet34"
+    ):
         build_network("minkunet99", in_channels=4, classes=19)
     with pytest.raises(ConfigError, match="classes: 0 is not positive"):
         build_network("minkunet18", in_channels=4, classes=0)
