@@ -202,6 +202,7 @@ class PointNetwork(nn.Module):
             # Sorted rows lie near their neighbours, and the result does not depend on the order of the input.
             order = x.maps.order(x.stride)
             inner = x if order is None else _reorder(x, order)
+            inner.maps.prepare([inner.stride * stride for stride in (*reversed(STRIDES), _DEEPEST)])
             deepest, skips = self._encode(inner)
             features = self._decode(deepest, skips)
             logits = self._classify({_DEEPEST: deepest, **features})

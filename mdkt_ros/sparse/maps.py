@@ -7,23 +7,22 @@ z fastest over 0..1 with `in = 2 out + off`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 
 from mdkt_ros.errors import SparseError
 from mdkt_ros.sparse.backend import current_backend
 from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.level import Level
+from mdkt_ros.sparse.parallel import run_beside
 
 
 class KernelMaps:
-    """Cache of levels and kernel maps. A level is named by its stride; coordinates are in voxels of the level.
-
-    Attributes:
-        builds: kernel maps made so far; convolutions that share a map do not raise it.
-    """
+    """Cache of levels and kernel maps. A level is named by its stride; coordinates are in voxels of the level."""
 
     def __init__(self, coordinates: torch.Tensor, stride: int = 1):
-        self.builds = 0
         self._root = stride
         self._coordinates = coordinates
         self._builder = current_backend(coordinates.device).maps
@@ -51,6 +50,30 @@ class KernelMaps:
             rows = self._parents[fine].index_select(0, rows)
             fine *= 2
         return rows
+
+    @property
+    def builds(self) -> int:
+        """Kernel maps made so far; convolutions that share a map do not raise it."""
+        return len(self._maps)
+
+    def prepare(self, strides: Sequence[int]) -> None:
+        """Make the maps of a U-Net of submanifold and 2^3 convolutions on these levels, each twice the one before.
+
+        On several CPU threads the maps on the levels are made beside the levels themselves.
+        """
+        beside = []
+        for stride in strides:
+            self._level(stride)
+            if stride > strides[0]:
+                self.strided(stride // 2, 2)
+            if ("submanifold", stride, 3) not in self._maps:
+                make = functools.partial(self.submanifold, stride)
+                if self._coordinates.is_cpu:
+                    beside.append(run_beside(make))
+                else:
+                    make()
+        for done in beside:
+            done.result()
 
     def identity(self, stride: int) -> KernelMap:
         """Map of the 1^3 convolution on level `stride`."""
@@ -87,7 +110,6 @@ class KernelMaps:
                 else:
                     made = self._builder.strided(level, self._level(2 * stride))
             self._maps[key] = made
-            self.builds += 1
         return self._maps[key]
 
     def _level(self, stride: int) -> Level:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
@@ -93,6 +93,16 @@ def _on_one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def run_beside(function: Callable[[], _T]) -> Future[_T]:
+    """Start `function` on another of PyTorch's threads, if there are any, else run it at once."""
+    threads = cpu_threads()
+    if threads > 1:
+        return _pool(os.getpid(), threads - 1).submit(function)
+    done: Future[_T] = Future()
+    done.set_result(function())
+    return done
 
 
 def cpu_threads() -> int:

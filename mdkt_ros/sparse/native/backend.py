@@ -13,9 +13,10 @@ from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.native import loops
 from mdkt_ros.sparse.native.ir import Machine
 from mdkt_ros.sparse.native.maps import NativeMaps
-from mdkt_ros.sparse.native.program import convolution_program, kernel_gradient_program, this_machine
+from mdkt_ros.sparse.native.program import Program, convolution_program, kernel_gradient_program, this_machine
+from mdkt_ros.sparse.native.team import cut, team
 from mdkt_ros.sparse.native.tiles import pack
-from mdkt_ros.sparse.parallel import cpu_threads, share
+from mdkt_ros.sparse.parallel import cpu_threads
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
 _BLOCK_BYTES = 256 << 10
@@ -41,7 +42,7 @@ class _Plan:
 
     rows: int
     bounds: npt.NDArray[np.int64]
-    costs: list[int]
+    costs: npt.NDArray[np.int64]
 
 
 class NativeBackend:
@@ -88,31 +89,11 @@ class NativeBackend:
         add = None if add is None else _rows_of(add)
         lists = _lists(kernel_map)
         plan = _plan(kernel_map, lists, 4 * (inputs + outputs))
-        program = convolution_program(self._machine, outputs)
-
-        def compute(first: int, last: int) -> None:
-            program(
-                out.data_ptr(),
-                features.data_ptr(),
-                weights.data_ptr(),
-                bias.data_ptr(),
-                0 if add is None else add.data_ptr(),
-                lists.in_rows.ctypes.data,
-                lists.out_rows.ctypes.data,
-                plan.bounds.ctypes.data,
-                out.stride(0),
-                features.stride(0),
-                0 if add is None else add.stride(0),
-                inputs,
-                kernel_map.offsets,
-                plan.rows,
-                kernel_map.out_count,
-                int(relu),
-                first,
-                last,
-            )
-
-        share(plan.costs, compute, pieces=_PIECES)
+        arguments = _addresses(out, features, weights, bias)
+        arguments += [0 if add is None else add.data_ptr(), lists.in_rows.ctypes.data, lists.out_rows.ctypes.data]
+        arguments += [plan.bounds.ctypes.data, out.stride(0), features.stride(0), 0 if add is None else add.stride(0)]
+        arguments += [inputs, kernel_map.offsets, plan.rows, kernel_map.out_count, int(relu)]
+        _compute(convolution_program(self._machine, outputs), arguments, plan.costs)
         return True
 
     def kernel_gradient(
@@ -124,23 +105,10 @@ class NativeBackend:
         features, out_gradient = features.contiguous(), out_gradient.contiguous()
         gradient = features.new_zeros((kernel_map.offsets, inputs, outputs))
         lists = _lists(kernel_map)
-        program = kernel_gradient_program(self._machine, outputs)
         chunk = max(_CHUNK_BYTES // (4 * (inputs + outputs)), 16)
-
-        def correlate(first: int, last: int) -> None:
-            for offset in range(first, last):
-                program(
-                    gradient[offset].data_ptr(),
-                    features.data_ptr(),
-                    out_gradient.data_ptr(),
-                    int(lists.in_rows[offset]),
-                    int(lists.out_rows[offset]),
-                    inputs,
-                    int(lists.counts[offset]),
-                    chunk,
-                )
-
-        share(lists.counts.tolist(), correlate, pieces=_PIECES)
+        arguments = _addresses(gradient, features, out_gradient)
+        arguments += [lists.in_rows.ctypes.data, lists.out_rows.ctypes.data, lists.counts.ctypes.data, inputs, chunk]
+        _compute(kernel_gradient_program(self._machine, outputs), arguments, lists.counts)
         return gradient
 
     def _pack(self, kernel: torch.Tensor) -> torch.Tensor:
@@ -153,6 +121,19 @@ class NativeBackend:
             kept = self._packed[kernel] = (state, pack(self._machine, kernel.detach()))
         packed: torch.Tensor = kept[1]
         return packed
+
+
+def _addresses(*tensors: torch.Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _compute(program: Program, arguments: list[int], costs: npt.NDArray[np.int64]) -> None:
+    """Run a program over all parts of its work, on PyTorch's number of threads."""
+    packed = np.array(arguments, dtype=np.int64)
+    threads = cpu_threads()
+    if threads > 1 and len(costs) > 1 and team(threads - 1).run(program.address, packed, cut(costs, _PIECES * threads)):
+        return
+    program.call(packed.ctypes.data, 0, len(costs))
 
 
 def _computes(features: torch.Tensor) -> bool:
@@ -188,6 +169,6 @@ def _plan(kernel_map: KernelMap, lists: _Lists, row_bytes: int) -> _Plan:
         bounds = np.empty((blocks + 1, kernel_map.offsets), dtype=np.int64)
         costs = np.empty(blocks, dtype=np.int64)
         loops.find_bounds(lists.out_rows, lists.counts, rows, bounds, costs)
-        kernel_map.kept[key] = _Plan(rows, bounds, costs.tolist())
+        kernel_map.kept[key] = _Plan(rows, bounds, costs)
     plan: _Plan = kernel_map.kept[key]
     return plan

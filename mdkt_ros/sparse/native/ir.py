@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -50,6 +50,11 @@ class Writer:
                 "",
             ]
         )
+
+    def take_arguments(self, arguments: Mapping[str, str]) -> None:
+        """Load `%name` for each argument (`ptr` or `i64`) from the array of 8-byte values at `%arguments`."""
+        for place, (name, element) in enumerate(arguments.items()):
+            self._do(f"%{name} = load {element}, ptr {self.at('%arguments', place, 'i64')}")
 
     def let(self, text: str) -> str:
         """The value of an instruction."""

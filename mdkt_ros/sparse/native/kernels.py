@@ -13,23 +13,34 @@ from mdkt_ros.sparse.native.tiles import Tile, tiles
 
 _UNROLL = 4
 
+CONVOLUTION = {
+    **dict.fromkeys(("out", "in", "weights", "bias", "add", "in_rows", "out_rows", "bounds"), "ptr"),
+    **dict.fromkeys(("out_step", "in_step", "add_step", "inputs", "offsets", "rows", "count", "relu"), "i64"),
+}
+"""Arguments of a convolution, in their order, with their types."""
+KERNEL_GRADIENT = {
+    **dict.fromkeys(("gradient", "in", "out_gradient", "in_rows", "out_rows", "counts"), "ptr"),
+    **dict.fromkeys(("inputs", "chunk"), "i64"),
+}
+
 
 def convolution(machine: Machine, outputs: int, name: str) -> str:
-    """IR of `name(out, in, weights, bias, add, in_rows, out_rows, bounds, ...)`, numbers as listed below.
+    """IR of `name(arguments, first, last)`; `arguments` are those of `CONVOLUTION`, 8 bytes each.
 
     For blocks `first` to `last` of `rows` output rows (of `count`): `out = bias + add`, then offset after offset
     `out[o] += in[i] @ weights` over its pairs (i, o), then `out = max(out, 0)` if `relu` is not 0.
 
-    Parameters of the program, addresses and then int64 numbers:
+    Arguments, addresses and then int64 numbers:
         out: (count, outputs) float32. in: (any, inputs) float32.
         weights: as `tiles.pack` lays them out. bias: (outputs,) float32.
         add: (count, outputs) float32, or 0; it may be `out`.
         in_rows, out_rows: an address for each offset, of its pairs' int32 rows.
         bounds: (blocks + 1, offsets) int64, where the pairs of a block begin.
         out_step, in_step, add_step: values from a row to the next.
-        inputs, offsets, rows, count, relu, first, last.
+        inputs, offsets, rows, count, relu.
     """
     w = Writer(machine)
+    w.take_arguments(CONVOLUTION)
     with w.loop("%first", "%last") as block:
         top = w.op("mul", block, "%rows")
         bottom = w.least(w.op("add", top, "%rows"), "%count")
@@ -54,9 +65,7 @@ def convolution(machine: Machine, outputs: int, name: str) -> str:
             place = w.at("%out", w.op("mul", row, "%out_step"))
             for first, lanes in w.lane_groups(outputs):
                 w.store_vector(w.largest(w.load_vector(place, first, lanes), "zeroinitializer"), place, first, lanes)
-    addresses = "ptr %out, ptr %in, ptr %weights, ptr %bias, ptr %add, ptr %in_rows, ptr %out_rows, ptr %bounds"
-    numbers = ["out_step", "in_step", "add_step", "inputs", "offsets", "rows", "count", "relu", "first", "last"]
-    return w.function(f"{name}({addresses}, {', '.join(f'i64 %{number}' for number in numbers)})")
+    return w.function(f"{name}(ptr %arguments, i64 %first, i64 %last)")
 
 
 def _fill(w: Writer, outputs: int, top: str, bottom: str) -> None:
@@ -138,36 +147,50 @@ def _multiply(w: Writer, tile: Tile, rows: int, pairs: _Pairs, panel: str, pair:
 
 
 def kernel_gradient(machine: Machine, outputs: int, name: str) -> str:
-    """IR of `name(gradient, in, out_gradient, in_rows, out_rows, inputs, count, chunk)`, for one offset of a kernel.
+    """IR of `name(arguments, first, last)`; `arguments` are those of `KERNEL_GRADIENT`, 8 bytes each.
 
-    `gradient[c, d] += in[i, c] * out_gradient[o, d]` over `count` pairs (i, o), in chunks of `chunk` pairs whose rows
-    stay in the first cache while all tiles of the gradient pass over them.
+    For offsets `first` to `last`: `gradient[k, c, d] += in[i, c] * out_gradient[o, d]` over their pairs (i, o), in
+    chunks of `chunk` pairs whose rows stay in the first cache while all tiles of the gradient pass over them.
     """
     w = Writer(machine)
-    with w.loop(0, "%count", "%chunk") as begin:
-        end = w.least(w.op("add", begin, "%chunk"), "%count")
-        for tile in tiles(machine, outputs):
-            first = "0"
-            for rows in dict.fromkeys((tile.rows, min(tile.rows, 4), 1)):
-                left = w.op("sub", "%inputs", first)
-                stop = w.op("sub", "%inputs", w.op("srem", left, rows))
-                with w.loop(first, stop, rows) as channel:
-                    _correlate(w, outputs, tile, rows, channel, begin, end)
-                first = stop
-    addresses = "ptr %gradient, ptr %in, ptr %out_gradient, ptr %in_rows, ptr %out_rows"
-    return w.function(f"{name}({addresses}, i64 %inputs, i64 %count, i64 %chunk)")
+    w.take_arguments(KERNEL_GRADIENT)
+    with w.loop("%first", "%last") as offset:
+        gradient = w.at("%gradient", w.op("mul", offset, w.op("mul", "%inputs", outputs)))
+        pairs = w.load("%in_rows", offset, "ptr"), w.load("%out_rows", offset, "ptr")
+        count = w.load("%counts", offset, "i64")
+        with w.loop(0, count, "%chunk") as begin:
+            end = w.least(w.op("add", begin, "%chunk"), count)
+            for tile in tiles(machine, outputs):
+                top = "0"
+                for rows in dict.fromkeys((tile.rows, min(tile.rows, 4), 1)):
+                    left = w.op("sub", "%inputs", top)
+                    bottom = w.op("sub", "%inputs", w.op("srem", left, rows))
+                    with w.loop(top, bottom, rows) as channel:
+                        _correlate(w, outputs, tile, rows, gradient, pairs, channel, begin, end)
+                    top = bottom
+    return w.function(f"{name}(ptr %arguments, i64 %first, i64 %last)")
 
 
-def _correlate(w: Writer, outputs: int, tile: Tile, rows: int, channel: str, begin: str, end: str) -> None:
+def _correlate(
+    w: Writer,
+    outputs: int,
+    tile: Tile,
+    rows: int,
+    gradient: str,
+    pairs: tuple[str, str],
+    channel: str,
+    begin: str,
+    end: str,
+) -> None:
     """`rows` input channels from `channel` on by one tile of output channels, over the pairs from `begin` to `end`."""
     groups = w.lane_groups(tile.columns)
-    top = w.at(w.at("%gradient", w.op("mul nsw", channel, outputs)), tile.first)
+    top = w.at(w.at(gradient, w.op("mul nsw", channel, outputs)), tile.first)
     places = [w.at(top, row * outputs) for row in range(rows)]
     source, target = w.at("%in", channel), w.at("%out_gradient", tile.first)
 
     def step(pair: str, sums: Sums) -> Sums:
-        values = w.at(source, w.op("mul nsw", w.load("%in_rows", pair, "i32"), "%inputs"))
-        line = w.at(target, w.op("mul nsw", w.load("%out_rows", pair, "i32"), outputs))
+        values = w.at(source, w.op("mul nsw", w.load(pairs[0], pair, "i32"), "%inputs"))
+        line = w.at(target, w.op("mul nsw", w.load(pairs[1], pair, "i32"), outputs))
         factors = [w.load_vector(line, first, lanes) for first, lanes in groups]
         result = []
         for row, totals in enumerate(sums):

@@ -6,6 +6,7 @@ import ctypes
 import platform
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
@@ -32,24 +33,43 @@ def this_machine() -> Machine:
         return Machine(lanes=16, registers=32)
     if features.get("avx2") and features.get("fma"):
         return Machine(lanes=8, registers=16)
-    if platform.machine().lower() in ("aarch64", "arm64"):
+    if is_arm():
         return Machine(lanes=4, registers=32)
     raise EngineUnavailable(f"this CPU ({llvm.get_host_cpu_name()}) has neither AVX2 with FMA, AVX-512 nor NEON")
 
 
-@cache
-def convolution_program(machine: Machine, outputs: int) -> Callable[..., None]:
-    """The program of `kernels.convolution`; callable from several threads at once, which holds no GIL."""
-    return _compile(convolution(machine, outputs, "convolution"), "convolution", 8, 10)
+@dataclass(frozen=True)
+class Program:
+    """A compiled kernel, `program(arguments, first, last)`.
+
+    Attributes:
+        address: of its code. call: the same for Python; several threads may call it at once, and it holds no GIL.
+    """
+
+    address: int
+    call: Callable[[int, int, int], None]
 
 
 @cache
-def kernel_gradient_program(machine: Machine, outputs: int) -> Callable[..., None]:
+def convolution_program(machine: Machine, outputs: int) -> Program:
+    """The program of `kernels.convolution`."""
+    return _program(convolution(machine, outputs, "convolution"), "convolution")
+
+
+@cache
+def kernel_gradient_program(machine: Machine, outputs: int) -> Program:
     """The program of `kernels.kernel_gradient`."""
-    return _compile(kernel_gradient(machine, outputs, "gradient"), "gradient", 5, 3)
+    return _program(kernel_gradient(machine, outputs, "gradient"), "gradient")
 
 
-def _compile(text: str, name: str, addresses: int, numbers: int) -> Callable[..., None]:
+def _program(text: str, name: str) -> Program:
+    address = compile_text(text)(name)
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    return Program(address, prototype(address))
+
+
+def compile_text(text: str) -> Callable[[str], int]:
+    """Compile LLVM IR; gives the addresses of its functions by name."""
     with _LOCK:
         _initialize()
         target = llvm.Target.from_default_triple().create_target_machine(
@@ -60,8 +80,12 @@ def _compile(text: str, name: str, addresses: int, numbers: int) -> Callable[...
         engine = llvm.create_mcjit_compiler(module, target)  # takes the target over
         engine.finalize_object()
         _ENGINES.append(engine)
-        prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * addresses, *[ctypes.c_int64] * numbers)
-        return prototype(engine.get_function_address(name))
+    address: Callable[[str], int] = engine.get_function_address
+    return address
+
+
+def is_arm() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _features() -> str:
