@@ -59,7 +59,7 @@ _MULTISCALE = (_DEEPEST, 4, 1)
 PRESETS: dict[str, Preset] = {
     "minkunet14s": Preset((16, 24, 40, 64, 112, 80, 48, 32, 24), (1,) * 8, "for a laptop's CPU"),
     # Multiples of 16, of which a vector register is full, and few where there are many voxels.
-    "minkunet_10hz": Preset((16, 32, 48, 64, 128, 64, 48, 32, 16), (1,) * 8, "10 scans a second on two CPU cores"),
+    "minkunet_10hz": Preset((16, 16, 32, 64, 128, 64, 32, 16, 16), (1,) * 8, "10 scans a second on two CPU cores"),
     "minkunet18": Preset(_STANDARD, (2,) * 8, "the field's usual baseline"),
     "minkunet34": Preset(_STANDARD, _DEEP, "deeper encoder, for a GPU"),
     "minkunet18_multiscale": Preset(_STANDARD, (2,) * 8, "minkunet18, classified from three levels", _MULTISCALE),

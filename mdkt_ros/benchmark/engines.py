@@ -22,7 +22,7 @@ from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.sparse import KernelMaps, SparseTensor, block_threads, fuse, use_engine
 from mdkt_ros.voxels import VoxelGrid, collate, voxelize
 
-PRESETS = (("minkunet14s", 1.0), ("minkunet18", 0.5))
+PRESETS = (("minkunet_10hz", 1.0), ("minkunet14s", 1.0), ("minkunet18", 0.5))
 """Names and widths that are measured unless others are asked for."""
 STAGES = ("maps", "forward", "forward_backward", "end_to_end")
 GEMM = "gemm"
