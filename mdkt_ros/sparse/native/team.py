@@ -23,8 +23,10 @@ _CLAIM, _DONE, _WORK, _AWAKE = 0, 8, 16, 24
 ranges and number of pieces; members that watch."""
 _CLOSED = 0xFFFFFFFF
 """The next piece of a job that is done."""
-_SPINS = 20_000
-"""Looks at the board before a member goes to sleep: 0.4 to 1 ms, by the CPU."""
+_SPINS = 8_192
+"""Looks at the board before a member goes to sleep: some tenths of a millisecond, by the CPU."""
+_PATIENCE = 32
+"""Looks before who waits offers the core to others: on a busy machine they are what it waits for."""
 
 # A job has a number. The claim word holds it in its upper half and the next piece in its lower; a piece is taken by a
 # compare-and-swap of the whole word, so that nobody who was late takes a piece of a job whose work it has not read. A
@@ -93,7 +95,7 @@ wait:
 idle:
   {{pause}}
   %turns = add i64 %turn, 1
-  %some = and i64 %turns, 1023
+  %some = and i64 %turns, {_PATIENCE - 1}
   %long = icmp eq i64 %some, 0
   br i1 %long, label %yield, label %again
 yield:
@@ -113,8 +115,8 @@ entry:
   %in = atomicrmw add ptr %awake, i64 1 acq_rel, align 8
   br label %look
 look:
-  %last = phi i64 [ -1, %entry ], [ %job, %busy ], [ %last, %idle ]
-  %turn = phi i64 [ 0, %entry ], [ 0, %busy ], [ %turns, %idle ]
+  %last = phi i64 [ -1, %entry ], [ %job, %busy ], [ %last, %again ]
+  %turn = phi i64 [ 0, %entry ], [ 0, %busy ], [ %turns, %again ]
   %claim = load atomic i64, ptr %board acquire, align 8
   %job = lshr i64 %claim, 32
   %new = icmp ne i64 %job, %last
@@ -128,6 +130,13 @@ rest:
   br i1 %tired, label %end, label %idle
 idle:
   {{pause}}
+  %some = and i64 %turns, {_PATIENCE - 1}
+  %long = icmp eq i64 %some, 0
+  br i1 %long, label %yield, label %again
+yield:
+  %ignored = call i32 @sched_yield()
+  br label %again
+again:
   br label %look
 end:
   %out = atomicrmw sub ptr %awake, i64 1 acq_rel, align 8
