@@ -6,9 +6,12 @@ torch device, so that a scan that is on the GPU stays there.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ import numpy.typing as npt
 import torch
 
 from mdkt_ros.errors import CloudError, ConfigError
+from mdkt_ros.sparse.backend import EngineUnavailable
+from mdkt_ros.sparse.loaders import check_numba
 from mdkt_ros.sparse.tensor import SparseTensor
 
 FEATURES = ("x", "y", "z", "intensity", "range", "offset_x", "offset_y", "offset_z")
@@ -154,6 +159,56 @@ def voxelize(
     """
     names = check_features(features)
     xyz, values = check_points(points, intensity)
+    loops = _compiled_loops()
+    bits = len(xyz).bit_length()
+    if loops is not None and math.prod(grid.shape).bit_length() + bits <= 63:
+        return _voxelize_compiled(loops, xyz, values, grid, names, bits)
+    return _voxelize_numpy(xyz, values, grid, names)
+
+
+@lru_cache(maxsize=1)
+def _compiled_loops() -> ModuleType | None:
+    """The compiled loops, where numba is installed: a third of the time."""
+    try:
+        check_numba()
+        return importlib.import_module("mdkt_ros.voxel_loops")
+    except (EngineUnavailable, ImportError):
+        return None
+
+
+def _voxelize_compiled(
+    loops: ModuleType,
+    xyz: npt.NDArray[np.float32],
+    intensity: npt.NDArray[np.float32] | None,
+    grid: VoxelGrid,
+    names: tuple[str, ...],
+    bits: int,
+) -> Voxels:
+    low, high = np.array(grid.minimum, np.float32), np.array(grid.maximum, np.float32)
+    shape = np.array(grid.shape, dtype=np.int64)
+    xyz = np.ascontiguousarray(xyz)
+    packed = np.empty(len(xyz), dtype=np.int64)
+    packed = packed[: loops.number_cells(xyz, low, high, np.float32(1.0 / grid.voxel_size), shape, bits, packed)]
+    # Sorting values is five times as fast as sorting indices (SIMD), so the index rides in the low bits.
+    packed.sort()
+    point_to_voxel = np.full(len(xyz), -1, dtype=np.int64)
+    coordinates = np.empty((len(packed), 3), dtype=np.int32)
+    means = np.empty((len(packed), len(names)), dtype=np.float32)
+    values = np.zeros(0, dtype=np.float32) if intensity is None else np.ascontiguousarray(intensity)
+    places = np.array([FEATURES.index(name) for name in names])
+    minimum = np.array(grid.minimum, dtype=np.float64)
+    count = loops.average_cells(
+        packed, bits, xyz, values, places, minimum, grid.voxel_size, shape, coordinates, means, point_to_voxel
+    )
+    return Voxels(coordinates[:count], means[:count], point_to_voxel)
+
+
+def _voxelize_numpy(
+    xyz: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32] | None,
+    grid: VoxelGrid,
+    names: tuple[str, ...],
+) -> Voxels:
     columns = np.ascontiguousarray(xyz.T)
     low, high = np.array(grid.minimum, np.float32), np.array(grid.maximum, np.float32)
     inside = np.ones(len(xyz), dtype=np.bool_)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mdkt_ros import voxels as voxels_module
 from mdkt_ros.errors import CloudError, ConfigError
 from mdkt_ros.voxels import DEFAULT_FEATURES, FEATURES, VoxelGrid, collate, voxelize, voxelize_tensor
 
@@ -103,6 +104,39 @@ def test_permuted_points_give_the_same_voxels() -> None:
     np.testing.assert_array_equal(one.coordinates, other.coordinates)
     np.testing.assert_array_equal(one.point_to_voxel[order], other.point_to_voxel)
     np.testing.assert_allclose(one.features, other.features, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("features", [DEFAULT_FEATURES, FEATURES, ("range", "z")])
+@pytest.mark.parametrize("voxel_size", [0.1, 0.7, 30.0])
+def test_compiled_loops_equal_numpy_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, voxel_size: float, features: tuple[str, ...]
+) -> None:
+    pytest.importorskip("numba", reason="compiled loops need numba")
+    grid = VoxelGrid(voxel_size, (-20.0, -19.3, -3.0), (21.7, 20.0, 4.0))
+    points, intensity = scan(20_000)
+    points[::50] = np.nan
+    points[1::50] = np.inf
+    points[2::50] *= 100
+    points[3] = grid.maximum
+    points[4] = grid.minimum
+    intensity[::70] = np.nan
+    for values in (intensity, None):
+        made = voxelize(points, values, grid, features)
+        with monkeypatch.context() as patch:
+            patch.setattr(voxels_module, "_compiled_loops", lambda: None)
+            expected = voxelize(points, values, grid, features)
+        for name in ("coordinates", "features", "point_to_voxel"):
+            mine, theirs = getattr(made, name), getattr(expected, name)
+            assert mine.dtype == theirs.dtype
+            assert np.array_equal(mine, theirs), name
+
+
+def test_grids_too_fine_for_the_loops_go_to_numpy() -> None:
+    """A million voxels along each axis and more points than three bits number: the key and the index do not fit 63."""
+    grid = VoxelGrid(0.001, (-500.0, -500.0, -500.0), (500.0, 500.0, 500.0))
+    points, intensity = scan(100)
+    made = voxelize(points, intensity, grid)
+    assert (made.coordinates[made.point_to_voxel] == np.floor((points + 500) * np.float32(1000))).all()
 
 
 @pytest.mark.parametrize("features", [DEFAULT_FEATURES, FEATURES])

@@ -19,15 +19,20 @@ def _torch(_device: torch.device) -> Backend:
     return TorchBackend()
 
 
-def _native(device: torch.device) -> Backend:
-    if device.type != "cpu":
-        raise EngineUnavailable("it computes on the CPU alone")
+def check_numba() -> None:
+    """Whether the numba that is installed can be used, without importing it. Raises EngineUnavailable."""
     try:
         found = version("numba")
     except PackageNotFoundError:
         raise EngineUnavailable("numba is not installed; `pip install numba`") from None
     if tuple(int(part) for part in found.split(".")[:2]) < _NUMBA:
         raise EngineUnavailable(f"numba {found} is too old, {_NUMBA[0]}.{_NUMBA[1]} would do; `pip install -U numba`")
+
+
+def _native(device: torch.device) -> Backend:
+    if device.type != "cpu":
+        raise EngineUnavailable("it computes on the CPU alone")
+    check_numba()
     try:
         from mdkt_ros.sparse.native.backend import NativeBackend
     except ImportError as error:  # numba refuses a NumPy that is newer than itself

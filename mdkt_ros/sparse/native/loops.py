@@ -21,12 +21,13 @@ _Keys = npt.NDArray[np.int64]
 _Rows = npt.NDArray[np.int32]
 
 
-def _compiled(function: _F) -> _F:
+def compiled(function: _F) -> _F:
+    """Compile by Numba when it is first called; kept on disk."""
     try:
-        compiled: Any = numba.njit(cache=True, nogil=True)(function)
+        made: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no folder may be written to: compile in every process
-        compiled = numba.njit(nogil=True)(function)
-    return cast(_F, compiled)
+        made = numba.njit(nogil=True)(function)
+    return cast(_F, made)
 
 
 @intrinsic
@@ -39,7 +40,7 @@ def _int32_at(_context: Any, address: Any) -> Any:
     return types.CPointer(types.int32)(types.int64), generate  # type: ignore[no-untyped-call]
 
 
-@_compiled
+@compiled
 def extent(coordinates: _Rows) -> _Keys:  # pragma: no cover - compiled
     """(8,): lowest [batch, x, y, z] of (V, 4) coordinates, V > 0, then the highest."""
     result = np.empty(8, dtype=np.int64)
@@ -52,7 +53,7 @@ def extent(coordinates: _Rows) -> _Keys:  # pragma: no cover - compiled
     return result
 
 
-@_compiled
+@compiled
 def pack_keys(
     coordinates: _Rows, shift: int, low: _Keys, spans: _Keys, keys: _Keys
 ) -> bool:  # pragma: no cover - compiled
@@ -67,7 +68,7 @@ def pack_keys(
     return ascending
 
 
-@_compiled
+@compiled
 def merge_neighbours(
     keys: _Keys, steps: _Keys, lower: _Rows, upper: _Rows, counts: _Keys
 ) -> None:  # pragma: no cover - compiled
@@ -116,7 +117,7 @@ def merge_neighbours(
         counts[first], counts[second], counts[third] = a, b, c
 
 
-@_compiled
+@compiled
 def merge_strided(
     keys: _Keys, wanted: _Keys, steps: _Keys, fine: _Rows, coarse: _Rows, counts: _Keys
 ) -> None:  # pragma: no cover - compiled
@@ -148,7 +149,7 @@ def merge_strided(
         counts[first], counts[second], counts[third] = a, b, c
 
 
-@_compiled
+@compiled
 def number_runs(
     ordered: _Keys, bits: int, coordinates: _Rows, parents: _Keys, keys: _Keys, coarse: _Rows
 ) -> int:  # pragma: no cover - compiled
@@ -178,7 +179,7 @@ def number_runs(
     return count
 
 
-@_compiled
+@compiled
 def split_by_place(
     coordinates: _Rows, parents: _Keys, coarse: _Rows, fine: _Rows, counts: _Keys
 ) -> None:  # pragma: no cover - compiled
@@ -193,7 +194,7 @@ def split_by_place(
         counts[place] = at + 1
 
 
-@_compiled
+@compiled
 def find_bounds(
     addresses: _Keys, counts: _Keys, rows: int, bounds: _Keys, costs: _Keys
 ) -> None:  # pragma: no cover - compiled
