@@ -29,7 +29,8 @@ from mdkt_ros.benchmark.engines import parse_preset
 from mdkt_ros.benchmark.scans import spinning_scan
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.sparse import SparseTensor, StridedConv3d, SubmanifoldConv3d, TransposedConv3d, fuse, use_engine
-from mdkt_ros.voxels import VoxelGrid, collate, voxelize
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import collate, voxelize
 
 RANGE = ((-100.0, -100.0, -10.0), (100.0, 100.0, 10.0))
 

@@ -10,7 +10,8 @@ import torch
 from mdkt_ros.errors import CheckpointError, ConfigError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PRESETS
-from mdkt_ros.voxels import DEFAULT_FEATURES, VoxelGrid, check_features
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import DEFAULT_FEATURES, check_features
 
 FORMAT_VERSION = 1
 AXES = ("x_forward", "y_forward")

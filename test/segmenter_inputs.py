@@ -11,7 +11,7 @@ import torch
 from mdkt_ros.checkpoint import CheckpointMeta
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 
 LABELS = LabelSpace.load("semantickitti")
 META = CheckpointMeta("minkunet14s", 0.25, VoxelGrid(0.5, (-40.0, -40.0, -4.0), (40.0, 40.0, 4.0)), LABELS)

@@ -7,7 +7,7 @@ import torch
 from mdkt_ros.checkpoint_meta import CheckpointMeta
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 
 
 def random_network(seed: int = 0) -> PointNetwork:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_drive import TINY, tiny_scan, write_folder
 
 from mdkt_ros.drive.frame import Frame
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 from training.config import AugmentConfig, TrainConfig, load_config
 from training.data.augment import augment, mix
 from training.data.dataset import StreamSampler, TrainingStream, make_batch

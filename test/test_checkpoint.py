@@ -21,7 +21,7 @@ from mdkt_ros.checkpoint import MARKER, CheckpointMeta, load_checkpoint, read_me
 from mdkt_ros.errors import CheckpointError, OutputError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 
 GRID = VoxelGrid(0.1, (-51.2, -51.2, -5.0), (51.2, 51.2, 3.0))
 FUZZ = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,7 +21,7 @@ from mdkt_ros.errors import LabelError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import build_network
 from mdkt_ros.segmenter import Segmenter
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 from training.evaluate import evaluate, main
 
 KITTI = LabelSpace.load("semantickitti")

@@ -16,7 +16,7 @@ from mdkt_ros.errors import CheckpointError, CloudError, DriveError
 from mdkt_ros.info import describe
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import build_network
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 
 
 def described(path):

@@ -16,7 +16,8 @@ from mdkt_ros.live.labeller import check_groups
 from mdkt_ros.live.report import values
 from mdkt_ros.live.warmup import street, warm_up
 from mdkt_ros.segmenter import Segmenter
-from mdkt_ros.voxels import VoxelGrid, voxelize
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import voxelize
 
 
 def test_the_report_names_every_scan_that_came(setting):

@@ -12,7 +12,8 @@ from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import PRESETS, STRIDES, PointNetwork, build_network, flops, parameter_count
 from mdkt_ros.scan import read_scan
 from mdkt_ros.sparse import SparseTensor, SubmanifoldConv3d, TransposedConv3d, fuse, interpolate
-from mdkt_ros.voxels import VoxelGrid, collate, voxelize
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import collate, voxelize
 
 
 def small(preset: str = "minkunet14s", **options: float) -> PointNetwork:

@@ -13,7 +13,8 @@ from filmed_scans import Recorded, camera, finder, rng, under
 from mdkt_ros.camera import Camera
 from mdkt_ros.drive.semantickitti import SemanticKitti
 from mdkt_ros.labels import IGNORE
-from mdkt_ros.voxels import VoxelGrid, voxelize
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import voxelize
 from training.config import AugmentConfig
 from training.data.augment import augment, mix
 from training.data.pair_finder import ImagePairs, PairFinder

@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from mdkt_ros import voxels as voxels_module
 from mdkt_ros.errors import CloudError, ConfigError
-from mdkt_ros.voxels import DEFAULT_FEATURES, FEATURES, VoxelGrid, collate, voxelize, voxelize_tensor
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import DEFAULT_FEATURES, FEATURES, collate, voxelize, voxelize_tensor
 
 GRID = VoxelGrid(0.5, (-10.0, -10.0, -2.0), (10.0, 10.0, 2.0))
 # So many cells that key and index do not fit 63 bits together: the other way to sort.

@@ -28,7 +28,7 @@ from mdkt_ros.image_text_model import LOCAL
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.projection import ProjectionHead
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 from training.command import exit_code
 from training.config import TrainConfig, flatten
 from training.state import RunState, load_state

@@ -26,7 +26,8 @@ from mdkt_ros.output import atomic_output
 from mdkt_ros.report import print_engines, print_node_measurements
 from mdkt_ros.scan import read_scan
 from mdkt_ros.sparse import check_engine, current_engine, engines, fuse, use_engine
-from mdkt_ros.voxels import VoxelGrid, collate, voxelize
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import collate, voxelize
 
 Progress = Callable[[int, int], None]
 Show = Callable[[Console], None]

@@ -20,7 +20,8 @@ from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network, flops, parameter_count
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.sparse import KernelMaps, SparseTensor, block_threads, fuse, use_engine
-from mdkt_ros.voxels import VoxelGrid, collate, voxelize
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import collate, voxelize
 
 PRESETS = (("minkunet_10hz", 1.0), ("minkunet14s", 1.0), ("minkunet18", 0.5))
 """Names and widths that are measured unless others are asked for."""

@@ -18,7 +18,7 @@ from mdkt_ros.importing.zoos import ZOOS, Zoo
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.output import refuse_existing, refuse_input
-from mdkt_ros.voxels import VoxelGrid
+from mdkt_ros.voxel_grid import VoxelGrid
 
 _REACH = (200.0, 200.0, 50.0)
 """Metres to each side that the grid covers: farther than LiDARs see, because the projects have no limit."""

@@ -21,7 +21,8 @@ from torch.utils.data import Dataset, Sampler
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import IGNORE
 from mdkt_ros.sparse.tensor import SparseTensor
-from mdkt_ros.voxels import VoxelGrid, Voxels, collate, voxelize
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import Voxels, collate, voxelize
 from training.config import TrainConfig, spreads_labels, uses_images, uses_teacher
 from training.data.augment import augment, mix
 from training.data.draw import LabelDraw
