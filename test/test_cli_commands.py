@@ -82,11 +82,11 @@ def test_bench(monkeypatch, capsys, tmp_path, scan):
     figures = tmp_path / "bench.json"
     presets = ("--preset", "minkunet14s:0.25", "--preset", "minkunet18:0.25")
     assert run(monkeypatch, "bench", scan, *presets, "--repeats", 1, "--voxel-size", 0.2, "--json", figures) == 0
-    rows = json.loads(figures.read_text())
-    assert [(row["preset"], row["width"], row["points"]) for row in rows] == [
+    rows = json.loads(figures.read_text())["rows"]
+    assert {(row["preset"], row["width"], row["points"]) for row in rows} == {
         ("minkunet14s", 0.25, 500),
         ("minkunet18", 0.25, 500),
-    ]
+    }
     assert 0 < rows[0]["voxels"] <= 125
     assert "500 points" in capsys.readouterr().out
     assert run(monkeypatch, "bench", scan, "--preset", "resnet50") == 1
