@@ -69,84 +69,55 @@ def pack_keys(
 
 
 @compiled
-def merge_neighbours(
-    keys: _Keys, steps: _Keys, lower: _Rows, upper: _Rows, counts: _Keys
+def merge_columns(
+    keys: _Keys, asking: _Keys, steps: _Keys, found: _Rows, askers: _Rows, counts: _Keys
 ) -> None:  # pragma: no cover - compiled
-    """Neighbours of sorted voxels, three along z for every step, and the one above.
+    """Voxels of a sorted level that lie a step from those of a sorted list, three along z for every step.
 
     Args:
-        keys: (V,) ascending.
-        steps: (S,) from a voxel's key to that of the lowest of three neighbours.
-        lower, upper: (3 S + 1, V) written: positions of the voxel and of its neighbour, pair after pair; rows 3 s + z
-            for step s, the last one for the step of one along z.
-        counts: (3 S + 1,) written: pairs of each row.
+        keys: (V,) ascending. asking: (W,) ascending, keys in the same frame.
+        steps: (S,) from a key to that of the lowest of three neighbours.
+        found, askers: (3 S, W) written: positions in `keys` and in `asking`, pair after pair; row 3 s + z for step s.
+        counts: (3 S,) written: pairs of each row.
     """
     number = len(keys)
-    last = len(counts) - 1
-    found = 0
-    for voxel in range(number - 1):
-        lower[last, found] = voxel
-        upper[last, found] = voxel + 1
-        found += keys[voxel + 1] == keys[voxel] + 1
-    counts[last] = found
     for step in range(len(steps)):
         first, second, third = 3 * step, 3 * step + 1, 3 * step + 2
         a = b = c = 0
         place = 0
-        for voxel in range(number):
-            wanted = keys[voxel] + steps[step]
+        for voxel in range(len(asking)):
+            wanted = asking[voxel] + steps[step]
             while place < number and keys[place] < wanted:
                 place += 1
             at = place
             if at == number:
                 break
             if keys[at] == wanted:
-                lower[first, a] = voxel
-                upper[first, a] = at
+                found[first, a] = at
+                askers[first, a] = voxel
                 a += 1
                 at += 1
             if at < number and keys[at] == wanted + 1:
-                lower[second, b] = voxel
-                upper[second, b] = at
+                found[second, b] = at
+                askers[second, b] = voxel
                 b += 1
                 at += 1
             if at < number and keys[at] == wanted + 2:
-                lower[third, c] = voxel
-                upper[third, c] = at
+                found[third, c] = at
+                askers[third, c] = voxel
                 c += 1
         counts[first], counts[second], counts[third] = a, b, c
 
 
 @compiled
-def merge_strided(
-    keys: _Keys, wanted: _Keys, steps: _Keys, fine: _Rows, coarse: _Rows, counts: _Keys
-) -> None:  # pragma: no cover - compiled
-    """As `merge_neighbours`, from the voxels of a coarse level, whose keys among the fine ones are `wanted` (W,)."""
-    number = len(keys)
-    for step in range(len(steps)):
-        first, second, third = 3 * step, 3 * step + 1, 3 * step + 2
-        a = b = c = 0
-        place = 0
-        for voxel in range(len(wanted)):
-            key = wanted[voxel] + steps[step]
-            while place < number and keys[place] < key:
-                place += 1
-            at = place
-            if at < number and keys[at] == key:
-                fine[first, a] = at
-                coarse[first, a] = voxel
-                a += 1
-                at += 1
-            if at < number and keys[at] == key + 1:
-                fine[second, b] = at
-                coarse[second, b] = voxel
-                b += 1
-                at += 1
-            if at < number and keys[at] == key + 2:
-                fine[third, c] = at
-                coarse[third, c] = voxel
-                c += 1
-        counts[first], counts[second], counts[third] = a, b, c
+def find_above(keys: _Keys, above: _Rows, below: _Rows) -> int:  # pragma: no cover - compiled
+    """Pairs of voxels (V,) that follow one another along z, into `above` and `below`; returns how many there are."""
+    found = 0
+    for voxel in range(len(keys) - 1):
+        below[found] = voxel
+        above[found] = voxel + 1
+        found += keys[voxel + 1] == keys[voxel] + 1
+    return found
 
 
 @compiled

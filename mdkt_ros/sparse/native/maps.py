@@ -58,7 +58,9 @@ class NativeMaps:
         written = columns.numpy()
         written[26] = np.arange(count)
         found = np.empty(13, dtype=np.int64)
-        loops.merge_neighbours(level.keys.numpy(), steps, written[:13], written[13:26], found)
+        keys = level.keys.numpy()
+        loops.merge_columns(keys, keys, steps, written[13:25], written[:12], found[:12])
+        found[12] = loops.find_above(keys, written[25], written[12])
         in_column, out_column, counts = np.full(27, 26), np.full(27, 26), np.full(27, count)
         in_column[_FOUND], out_column[_FOUND], counts[_FOUND] = np.arange(13, 26), np.arange(13), found
         in_column[26 - _FOUND], out_column[26 - _FOUND], counts[26 - _FOUND] = np.arange(13), np.arange(13, 26), found
@@ -74,7 +76,7 @@ class NativeMaps:
         columns = torch.empty((54, len(coarse)), dtype=torch.int32)
         written, found = columns.numpy(), np.empty(27, dtype=np.int64)
         keys = _keys(wanted, 0, level.frame)[0].numpy()
-        loops.merge_strided(level.keys.numpy(), keys, steps, written[:27], written[27:], found)
+        loops.merge_columns(level.keys.numpy(), keys, steps, written[:27], written[27:], found)
         in_column, counts = np.empty((2, 27), dtype=np.int64)
         in_column[_ALL], counts[_ALL] = np.arange(27), found
         lists = PairLists(columns, in_column, in_column + 27, counts)
