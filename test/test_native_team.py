@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("numba", reason="the engine `native` needs numba")
 
 from mdkt_ros.sparse.native.program import compile_text
-from mdkt_ros.sparse.native.team import _AWAKE, Team, _compiled, cut, team
+from mdkt_ros.sparse.native.team import _AWAKE, Team, _compiled, team
+from mdkt_ros.sparse.parallel import cut
 
 COUNT = """
 define void @count(ptr %arguments, i64 %first, i64 %last) {

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 _T = TypeVar("_T")
@@ -41,20 +43,17 @@ def block_threads() -> Iterator[None]:
         _local.threads = None
 
 
-def share(
-    costs: Sequence[int], function: Callable[[int, int], _T], on_cpu: bool = True, *, pieces: int = 1
-) -> list[_T]:
+def share(costs: Sequence[int], function: Callable[[int, int], _T], on_cpu: bool = True) -> list[_T]:
     """Call `function(first, last)` with consecutive ranges of the parts of a work that `costs` has, side by side.
 
-    There are `pieces` ranges, of about the same cost, for each of PyTorch's threads. A thread that is done takes the
-    next, the calling one, too. The ranges depend on the costs and the number of threads alone. On a GPU there is one.
-    Results in order.
+    There is a range of about the same cost for each of PyTorch's threads, the calling one among them. The ranges depend
+    on the costs and the number of threads alone. On a GPU there is one. Results in order.
     """
     threads = cpu_threads()
     if not on_cpu or threads == 1 or len(costs) < 2:
         return [function(0, len(costs))]
     inference = torch.is_inference_mode_enabled()
-    ranges = _ranges(costs, pieces * threads)
+    ranges = cut(np.array(costs, dtype=np.int64), threads).tolist()
     waiting = deque(range(len(ranges)))
     results: dict[int, _T] = {}
 
@@ -110,16 +109,14 @@ def cpu_threads() -> int:
     return getattr(_local, "threads", None) or torch.get_num_threads()
 
 
-def _ranges(costs: Sequence[int], threads: int) -> list[tuple[int, int]]:
-    """Consecutive ranges of about the same total cost, none empty."""
-    total = max(sum(costs), 1)
-    firsts: dict[int, int] = {}
-    before = 0.0
-    for index, cost in enumerate(costs):
-        firsts.setdefault(min(int((before + cost / 2) * threads / total), threads - 1), index)
-        before += cost
-    begins = list(firsts.values())
-    return list(zip(begins, [*begins[1:], len(costs)], strict=True))
+def cut(costs: npt.NDArray[np.int64], pieces: int) -> npt.NDArray[np.int64]:
+    """(P, 2) int64 consecutive ranges of parts with these costs: at most `pieces`, about equally costly, none empty."""
+    middle = np.cumsum(costs) - costs / 2
+    share_of = np.floor(middle * (pieces / max(float(costs.sum()), 1.0)))
+    firsts = np.flatnonzero(np.diff(share_of, prepend=-1.0))
+    if len(firsts) == 0:
+        return np.zeros((0, 2), dtype=np.int64)
+    return np.stack([firsts, np.append(firsts[1:], len(costs))], axis=1).astype(np.int64)
 
 
 @lru_cache(maxsize=1)

@@ -14,9 +14,9 @@ from mdkt_ros.sparse.native import loops
 from mdkt_ros.sparse.native.ir import Machine
 from mdkt_ros.sparse.native.maps import NativeMaps
 from mdkt_ros.sparse.native.program import Program, convolution_program, kernel_gradient_program, this_machine
-from mdkt_ros.sparse.native.team import cut, team
+from mdkt_ros.sparse.native.team import team
 from mdkt_ros.sparse.native.tiles import pack
-from mdkt_ros.sparse.parallel import cpu_threads
+from mdkt_ros.sparse.parallel import cpu_threads, cut
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
 _BLOCK_BYTES = 256 << 10

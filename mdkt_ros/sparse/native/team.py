@@ -219,13 +219,3 @@ def _compiled() -> Callable[[str], int]:
 
     declaration, pause = _PAUSES["arm" if is_arm() else "x86"]
     return compile_text(TEXT.format(pause_declaration=declaration, pause=pause))
-
-
-def cut(costs: npt.NDArray[np.int64], pieces: int) -> npt.NDArray[np.int64]:
-    """(P, 2) consecutive ranges of the parts with these costs, about `pieces` of about the same cost."""
-    middle = np.cumsum(costs) - costs / 2
-    share = np.floor(middle * (pieces / max(float(costs.sum()), 1.0)))
-    firsts = np.flatnonzero(np.diff(share, prepend=-1.0))
-    if len(firsts) == 0:
-        return np.zeros((0, 2), dtype=np.int64)
-    return np.stack([firsts, np.append(firsts[1:], len(share))], axis=1).astype(np.int64)
