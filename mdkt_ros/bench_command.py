@@ -21,7 +21,7 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Passes; medians are shown.", min=1)] = 5,
     device: Annotated[str, typer.Option(help="Where the engines run: cpu, cuda or cuda:N.")] = "cpu",
     engine: Annotated[
-        list[str] | None, typer.Option(help="An engine, again for more; all that run here without it.")
+        list[str] | None, typer.Option(help="NAME or NAME:bf16, again for more; all that run here without it.")
     ] = None,
     threads: Annotated[
         list[int] | None, typer.Option(help="CPU threads, again for more; 1 and all without it.", min=1)

@@ -92,6 +92,9 @@ def segment(
     checkpoint: CheckpointOption = None,
     device: Device = "auto",
     engine: Engine = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the convolutions: fp32, bf16, fp16, or auto (bf16 where it is quicker).")
+    ] = "fp32",
     topic: Annotated[str | None, typer.Option(help="Cloud topic, where a bag has several.")] = None,
     intensity_scale: Annotated[
         float | None,
@@ -116,12 +119,15 @@ def segment(
         checkpoint,
         device=device,
         engine=engine,
+        precision=precision,
         prompts=prompt or (),
         text_model=text_model,
         text_weights=text_weights,
     )
     if segmenter.engine_reason and engine == "auto":
         console.print(f"Engine {segmenter.engine}: {segmenter.engine_reason}", markup=False, style="dim")
+    if segmenter.precision.reason:
+        console.print(f"Precision {segmenter.precision}", markup=False, style="dim")
     with progress_bar(f"Labelling {_name(source)}") as progress:
         summary = segment_path(
             source,

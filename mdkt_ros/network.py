@@ -123,6 +123,11 @@ class _ResidualBlock(nn.Module):
         return x.with_features(features.add_(shortcut.features).relu_())
 
 
+def _is_halved(features: torch.Tensor) -> bool:
+    """Whether the network computes in a half precision, for inference; its logits do not."""
+    return features.itemsize == 2 and not torch.is_grad_enabled()
+
+
 def _is_fused(layers: nn.Sequential) -> bool:
     """Whether `sparse.fuse` has folded what follows the convolutions into them, and no gradient is recorded."""
     return isinstance(layers[1], nn.Identity) and not torch.is_grad_enabled()
@@ -146,11 +151,16 @@ class _Classifier(nn.Sequential):
         *coarser, finest = levels
         *weights, last = torch.split(linear.weight, self.channels, dim=1)
         # As a 1^3 convolution, because an engine multiplies thin matrices faster than PyTorch does.
-        kernel = last.t()[None]
-        logits = sparse_convolution(finest.features, kernel, finest.maps.identity(finest.stride), linear.bias)
+        kernel = last.t()[None].to(finest.features.dtype)
+        exact = None
+        if _is_halved(finest.features):
+            exact = finest.features.new_empty((len(finest), self.classes), dtype=linear.weight.dtype)
+        identity = finest.maps.identity(finest.stride)
+        logits = sparse_convolution(finest.features, kernel, identity, linear.bias, out=exact)
         for level, weight in zip(coarser, weights, strict=True):
             # Both steps are linear: there are fewer voxels to multiply before, and fewer channels to interpolate after.
-            scores = level.with_features(nn.functional.linear(level.features, weight))
+            features = level.features.to(weight.dtype) if exact is not None else level.features
+            scores = level.with_features(nn.functional.linear(features, weight))
             logits = logits + interpolate(scores, finest)
         return logits
 
@@ -202,6 +212,8 @@ class PointNetwork(nn.Module):
             # Sorted rows lie near their neighbours, and the result does not depend on the order of the input.
             order = x.maps.order(x.stride)
             inner = x if order is None else _reorder(x, order)
+            if (dtype := self._dtype()) != inner.features.dtype:
+                inner = inner.with_features(inner.features.to(dtype))
             inner.maps.prepare([inner.stride * stride for stride in (*reversed(STRIDES), _DEEPEST)])
             deepest, skips = self._encode(inner)
             features = self._decode(deepest, skips)
@@ -210,6 +222,11 @@ class PointNetwork(nn.Module):
                 features[1] = x.with_features(_unsort(features[1].features, order))
                 logits = _unsort(logits, order)
             return NetworkOutput(logits, features)
+
+    def _dtype(self) -> torch.dtype:
+        stem = self.stem[0]
+        assert isinstance(stem, SparseConvolution)
+        return stem.kernel.dtype
 
     def _encode(self, x: SparseTensor) -> tuple[SparseTensor, list[_Skip]]:
         skips = []

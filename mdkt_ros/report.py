@@ -130,7 +130,7 @@ def print_engines(console: Console, machine: Machine, rows: Sequence[Row], scali
             same = row.stage == "forward" and row.threads == machine.threads
             table.add_row(
                 row.stage.replace("_", " "),
-                row.engine,
+                row.who,
                 f"{row.cpu_ms:.1f}",
                 f"{100 * row.spread:.0f}%",
                 f"{row.wall_ms:.1f}",

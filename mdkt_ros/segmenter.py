@@ -23,7 +23,7 @@ from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
 from mdkt_ros.prompts import PromptScorer, PromptScores
 from mdkt_ros.resources import weights_dir
-from mdkt_ros.sparse import current_engine, fuse, use_engine
+from mdkt_ros.sparse import current_engine, fuse, in_precision, resolve_precision, use_engine
 from mdkt_ros.sparse.parallel import block_threads
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
 
@@ -80,6 +80,7 @@ class Segmenter:
         meta: all that the checkpoint says about the network.
         device: where the network runs.
         engine: what computes its convolutions there, never `auto`. engine_reason: why not a faster one.
+        precision: what they are computed in.
         intensity_scale: what multiplies the sensor's intensity.
         axes: axis convention of the clouds that come, `x_forward` or `y_forward`.
         max_points: the most points that the network is given.
@@ -94,6 +95,7 @@ class Segmenter:
         *,
         device: str | torch.device = "cpu",
         engine: str = "auto",
+        precision: str = "fp32",
         intensity_scale: float | None = None,
         axes: str | None = None,
         max_points: int = MAX_POINTS,
@@ -112,7 +114,8 @@ class Segmenter:
         with use_engine(engine):
             choice = current_engine(self.device)
         self.engine, self.engine_reason = choice.name, choice.reason
-        self.network = network.to(self.device).eval()
+        self.precision = resolve_precision(precision, self.device, self.engine)
+        self.network = in_precision(network.to(self.device).eval(), self.precision.dtype)
         self.meta = meta
         self.intensity_scale = float(scale)
         self.axes = axes
@@ -128,6 +131,7 @@ class Segmenter:
         device: str | torch.device = "auto",
         *,
         engine: str = "auto",
+        precision: str = "fp32",
         intensity_scale: float | None = None,
         axes: str | None = None,
         max_points: int = MAX_POINTS,
@@ -141,6 +145,7 @@ class Segmenter:
             path: a `.safetensors` checkpoint.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where there is one.
             engine: a name of `sparse.engines()`: `auto` is the fastest that runs on the device.
+            precision: a name of `sparse.PRECISIONS`: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where it is quicker.
             intensity_scale: multiplies the sensor's intensity, so that it lies in 0..1; None: as the checkpoint says.
             max_points: a cloud with more points in range is subsampled evenly to so many; see `segment`.
             axes: `x_forward` or `y_forward` (nuScenes), where the clouds that come have other axes than the
@@ -165,6 +170,7 @@ class Segmenter:
             meta,
             device=device,
             engine=engine,
+            precision=precision,
             intensity_scale=intensity_scale,
             axes=axes,
             max_points=max_points,
@@ -182,6 +188,7 @@ class Segmenter:
             self.meta,
             device=self.device,
             engine=self.engine,
+            precision=self.precision.name,
             intensity_scale=self.intensity_scale if intensity_scale is None else intensity_scale,
             axes=self.axes if axes is None else axes,
             max_points=self.max_points,
@@ -222,7 +229,7 @@ class Segmenter:
             self._wait()
             inferred = self.clock()
             class_id, probability, entropy = (_take(table, row_of_point) for table in _tables(logits))
-            prompts = None if self.prompts is None else self.prompts(features, row_of_point)
+            prompts = None if self.prompts is None else self.prompts(features.float(), row_of_point)
         end = self.clock()
         timings = {
             "preprocess": 1e3 * (ready - start),

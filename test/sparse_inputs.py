@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mdkt_ros.sparse import SparseTensor
+from mdkt_ros.sparse import KernelMap, SparseTensor
 
 SHAPES = {
     # scans, extents, first voxel, share of voxels that are occupied
@@ -39,3 +39,36 @@ INPUTS = {
     "one voxel of the last scan": lambda channels: few_voxels([[5, 2, 2, 3]], channels),
     "no voxel": lambda channels: few_voxels([], channels),
 }
+
+
+def street(channels: int, seed: int = 0) -> SparseTensor:
+    """A few thousand voxels on a plane and a wall, where a voxel has neighbours as it has in a scan."""
+    generator = torch.Generator().manual_seed(seed)
+    flat = torch.randint(0, 60, (2600, 2), generator=generator)
+    wall = torch.randint(0, 30, (1500, 2), generator=generator)
+    ground = torch.nn.functional.pad(flat, (0, 1))
+    upright = torch.stack([torch.full((len(wall),), 7), wall[:, 0] + 10, wall[:, 1]], dim=1)
+    xyz = torch.cat([ground, upright]) - torch.tensor([30, 21, 2])
+    coordinates = torch.unique(torch.nn.functional.pad(xyz, (1, 0)), dim=0).to(torch.int32)
+    return SparseTensor(torch.randn((len(coordinates), channels), generator=generator), coordinates)
+
+
+def by_definition(
+    features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
+) -> torch.Tensor:
+    out = torch.zeros((kernel_map.out_count, kernel.shape[2]), dtype=torch.float64)
+    for rows, matrix in zip(kernel_map.table, kernel.double(), strict=True):
+        there = rows >= 0
+        out[there] += features.double()[rows[there].long()] @ matrix
+    return out if bias is None else out + bias.double()
+
+
+def maps_of(x: SparseTensor) -> dict[str, KernelMap]:
+    maps = x.maps
+    return {
+        "identity": maps.identity(1),
+        "submanifold": maps.submanifold(1),
+        "strided 2": maps.strided(1, 2),
+        "strided 3": maps.strided(1, 3),
+        "transposed": maps.transposed(1),
+    }

@@ -71,6 +71,24 @@ def test_values_are_compared_with_double_precision(rows):
             assert 0 < row.max_rel_error < 1e-3  # float32 is not exact
 
 
+def test_a_half_precision_has_rows_of_its_own(engines):
+    wanted = ["native", "native:bf16", "gemm"]
+    found = measure([POINTS], voxel_size=0.5, presets=SMALL[:1], engines=wanted, repeats=1)
+    forward = {row.who: row for row in found if row.stage == "forward"}
+    assert list(forward) == ["native", "native bfloat16", "gemm"]
+    assert [row.stage for row in found if row.dtype == "bfloat16"] == ["forward", "end_to_end"]
+    exact, rounded = (forward[name].max_rel_error for name in ("native", "native bfloat16"))
+    assert exact is not None
+    assert rounded is not None
+    assert exact < 1e-5 < rounded < 5e-2
+
+
+@pytest.mark.parametrize("text", ["native:half", "native:auto", "native:bf16:bf16"])
+def test_a_precision_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match=f"engine: '{text}' is not NAME, NAME:bf16 or NAME:fp16"):
+        bench_engines(None, [], chosen=[text], voxel_size=1.0, repeats=1, device="cpu")
+
+
 def test_a_wrong_engine_shows(own_engines):
     from mdkt_ros.sparse import register_engine
     from mdkt_ros.sparse.torch_backend import TorchBackend

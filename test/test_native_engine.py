@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 import torch
-from sparse_inputs import INPUTS, random_voxels
+from sparse_inputs import INPUTS, by_definition, maps_of, random_voxels, street
 
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.network import build_network
@@ -36,39 +36,6 @@ from mdkt_ros.sparse.native.tiles import tiles
 CPU = torch.device("cpu")
 MACHINES = {"AVX-512": Machine(16, 32), "AVX2": Machine(8, 16), "NEON": Machine(4, 32)}
 CHANNELS = [(1, 1), (3, 5), (4, 16), (16, 24), (19, 33), (24, 40), (64, 64), (72, 130), (130, 7)]
-
-
-def street(channels: int, seed: int = 0) -> SparseTensor:
-    """A few thousand voxels on a plane and a wall, where a voxel has neighbours as it has in a scan."""
-    generator = torch.Generator().manual_seed(seed)
-    flat = torch.randint(0, 60, (2600, 2), generator=generator)
-    wall = torch.randint(0, 30, (1500, 2), generator=generator)
-    ground = torch.nn.functional.pad(flat, (0, 1))
-    upright = torch.stack([torch.full((len(wall),), 7), wall[:, 0] + 10, wall[:, 1]], dim=1)
-    xyz = torch.cat([ground, upright]) - torch.tensor([30, 21, 2])
-    coordinates = torch.unique(torch.nn.functional.pad(xyz, (1, 0)), dim=0).to(torch.int32)
-    return SparseTensor(torch.randn((len(coordinates), channels), generator=generator), coordinates)
-
-
-def by_definition(
-    features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
-) -> torch.Tensor:
-    out = torch.zeros((kernel_map.out_count, kernel.shape[2]), dtype=torch.float64)
-    for rows, matrix in zip(kernel_map.table, kernel.double(), strict=True):
-        there = rows >= 0
-        out[there] += features.double()[rows[there].long()] @ matrix
-    return out if bias is None else out + bias.double()
-
-
-def maps_of(x: SparseTensor) -> dict[str, KernelMap]:
-    maps = x.maps
-    return {
-        "identity": maps.identity(1),
-        "submanifold": maps.submanifold(1),
-        "strided 2": maps.strided(1, 2),
-        "strided 3": maps.strided(1, 3),
-        "transposed": maps.transposed(1),
-    }
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
@@ -261,7 +228,9 @@ def test_tiles_cover_all_channels_within_the_registers(machine: Machine) -> None
 
 
 def test_this_machine_has_vectors() -> None:
-    assert this_machine() in MACHINES.values()
+    machine = this_machine()
+    assert (machine.lanes, machine.registers) in [(known.lanes, known.registers) for known in MACHINES.values()]
+    assert not machine.pairs or machine.lanes == 16
 
 
 def test_auto_takes_it_on_the_cpu_and_says_so_once(own_engines, caplog) -> None:

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("numba", reason="the engine `native` needs numba")
 
@@ -151,5 +152,5 @@ def test_ranges_cover_all_parts_in_order(costs: list[int], pieces: int) -> None:
 def test_a_call_from_python_is_the_program() -> None:
     from mdkt_ros.sparse.native.program import convolution_program, this_machine
 
-    program = convolution_program(this_machine(), 3)
+    program = convolution_program(this_machine(), 3, torch.float32, torch.float32)
     assert ctypes.cast(program.call, ctypes.c_void_p).value == program.address  # type: ignore[arg-type]

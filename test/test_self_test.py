@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mdkt_ros.sparse import KernelMap
-from mdkt_ros.sparse.precision import tf32_is_allowed
 from mdkt_ros.sparse.self_test import agrees
+from mdkt_ros.sparse.tf32 import tf32_is_allowed
 from mdkt_ros.sparse.torch_backend import TorchBackend
 from mdkt_ros.sparse.torch_maps import TorchMaps
 

@@ -39,7 +39,7 @@ from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import confusion_matrix, scores
 from mdkt_ros.output import atomic_output, refuse_existing
 from mdkt_ros.segmenter import Segmenter
-from mdkt_ros.sparse import engines
+from mdkt_ros.sparse import PRECISIONS, engines
 from training.command import exit_code
 from training.config import DataConfig
 from training.config_checks import DATA_KINDS
@@ -197,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--label-space", default="", help="name or .yaml, where it is not the data set's own")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--engine", default="auto", help=f"of the convolutions: {', '.join(engines())}")
+    parser.add_argument("--precision", default="fp32", help=f"of the convolutions: {', '.join(PRECISIONS)}")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--predictions", type=Path, help="folder to write, as the benchmark's server takes it")
     parser.add_argument("--force", action="store_true", help="replace existing results")
@@ -215,6 +216,7 @@ def run(options: argparse.Namespace) -> None:
         options.checkpoint,
         options.device,
         engine=options.engine,
+        precision=options.precision,
         intensity_scale=drive.intensity_scale,
         axes=drive.axes,
     )

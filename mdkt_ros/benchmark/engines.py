@@ -19,7 +19,17 @@ from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.network import PointNetwork, build_network, flops, parameter_count
 from mdkt_ros.segmenter import Segmenter
-from mdkt_ros.sparse import KernelMaps, SparseTensor, block_threads, fuse, use_engine
+from mdkt_ros.sparse import (
+    PRECISIONS,
+    KernelMaps,
+    Precision,
+    SparseTensor,
+    block_threads,
+    check_engine,
+    fuse,
+    in_precision,
+    use_engine,
+)
 from mdkt_ros.voxel_grid import VoxelGrid
 from mdkt_ros.voxels import collate, voxelize
 
@@ -37,6 +47,7 @@ class Case:
     """What is measured: one stage of a network by one engine."""
 
     engine: str
+    precision: str
     preset: str
     width: float
     threads: int
@@ -75,6 +86,11 @@ class Row:
     max_rel_error: float | None
 
     @property
+    def who(self) -> str:
+        """The engine, with the precision where that is none of the usual."""
+        return self.engine if self.dtype == "float32" else f"{self.engine} {self.dtype}"
+
+    @property
     def ms(self) -> float:
         """What to compare: CPU time where one thread does it all, which others on the machine hardly change."""
         return self.cpu_ms if self.device == "cpu" and self.threads == 1 else self.wall_ms
@@ -91,6 +107,7 @@ class _Subject:
         self.batch = collate([voxelize(scan, None, grid) for scan in scans])[0].to(on)
         self.scans, self.grid, self.device = scans, grid, torch.device(on)
         self._inputs: dict[str, SparseTensor] = {}
+        self._rounded = {"fp32": self.fused}
 
     @cached_property
     def products(self) -> Products:
@@ -105,15 +122,16 @@ class _Subject:
     def fresh(self) -> SparseTensor:
         return SparseTensor(self.batch.features, self.batch.coordinates)
 
-    def work(self, engine: str, stage: str) -> Callable[[], torch.Tensor | None]:
+    def work(self, case: Case) -> Callable[[], torch.Tensor | None]:
         """What to time. What it returns is for `_errors`."""
+        engine, stage = case.engine, case.stage
         if engine == GEMM:
             return self.products
         if stage == "maps":
             return self._maps
         if stage == "end_to_end":
             meta, network = self.labels
-            segmenter = Segmenter(network, meta, device=self.device, engine=engine)
+            segmenter = Segmenter(network, meta, device=self.device, engine=engine, precision=case.precision)
             points = np.concatenate(self.scans)
             # The intensity is asked for, and there is none in a made-up street.
             intensity = np.full(len(points), 0.3, dtype=np.float32)
@@ -125,7 +143,13 @@ class _Subject:
         if engine not in self._inputs:
             self._inputs[engine] = self.fresh()
         x = self._inputs[engine]
-        return lambda: self._forward(x) if stage == "forward" else self._step(x)
+        network = self._in(case.precision)
+        return lambda: _forward(network, x) if stage == "forward" else self._step(x)
+
+    def _in(self, precision: str) -> PointNetwork:
+        if precision not in self._rounded:
+            self._rounded[precision] = in_precision(self.fused, Precision(precision).dtype)
+        return self._rounded[precision]
 
     def _maps(self) -> None:
         maps = KernelMaps(self.batch.coordinates)
@@ -133,10 +157,6 @@ class _Subject:
             maps.submanifold(stride)
             maps.strided(stride, 2)
         maps.submanifold(16)
-
-    def _forward(self, x: SparseTensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return self.fused(x).logits  # type: ignore[no-any-return]
 
     def _step(self, x: SparseTensor) -> torch.Tensor:
         self.network.zero_grad(set_to_none=True)
@@ -151,10 +171,15 @@ class _Subject:
             x = SparseTensor(self.batch.features.double(), self.batch.coordinates)
             self.fused.double()
             self.network.double()
-            found = {"forward": self._forward(x).clone(), "forward_backward": self._step(x)}
+            found = {"forward": _forward(self.fused, x).clone(), "forward_backward": self._step(x)}
             self.fused.float()
             self.network.float()
         return found
+
+
+def _forward(network: PointNetwork, x: SparseTensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return network(x).logits  # type: ignore[no-any-return]
 
 
 def measure(
@@ -178,7 +203,8 @@ def measure(
     Args:
         scans: (N, 3) metres each; several are one batch, whose points `end_to_end` takes as one cloud.
         voxel_size: metres.
-        engines: names; `gemm` for the products alone.
+        engines: names; `gemm` for the products alone. `NAME:bf16` is the engine in bfloat16, which no maps are made in
+            and nothing is trained in.
         compare: whether to compare values with PyTorch's engine in double precision.
 
     Raises:
@@ -189,11 +215,11 @@ def measure(
     for index, (preset, width) in enumerate(presets):
         subject = _Subject(preset, width, scans, grid, device)
         cases = [
-            Case(engine, preset, width, count, stage)
+            Case(engine, precision, preset, width, count, stage)
             for count in threads
             for stage in stages
-            for engine in engines
-            if engine != GEMM or stage == "forward"
+            for engine, precision in map(parse_engine, engines)
+            if stage in _stages(engine, precision)
         ]
         done = index * (repeats + 1)
 
@@ -211,7 +237,7 @@ def _measure(
     works = {}
     for case in cases:
         with _engine(case):
-            works[case] = subject.work(case.engine, case.stage)
+            works[case] = subject.work(case)
     times: dict[Case, list[tuple[float, float]]] = {case: [] for case in cases}
     exact = subject.exact() if compare else {}
     errors: dict[Case, float | None] = {}
@@ -260,7 +286,7 @@ def _row(subject: _Subject, case: Case, times: Sequence[tuple[float, float]], gf
         voxels=len(subject.batch),
         scans=len(subject.scans),
         threads=case.threads,
-        dtype="float32",
+        dtype=str(Precision(case.precision).dtype).removeprefix("torch."),
         device=str(subject.device),
         stage=case.stage,
         parameters=parameter_count(subject.network),
@@ -270,6 +296,20 @@ def _row(subject: _Subject, case: Case, times: Sequence[tuple[float, float]], gf
         spread=(high - low) / max(median(cpu), 1e-9),
         max_rel_error=error,
     )
+
+
+def _stages(engine: str, precision: str) -> tuple[str, ...]:
+    if engine == GEMM:
+        return ("forward",)
+    return STAGES if precision == "fp32" else ("forward", "end_to_end")
+
+
+def parse_engine(text: str) -> tuple[str, str]:
+    """`NAME` or `NAME:PRECISION` as (name, precision). Raises ConfigError."""
+    name, _, precision = text.partition(":")
+    if precision not in ("", *PRECISIONS) or precision == "auto":
+        raise ConfigError(f"engine: {text!r} is not NAME, NAME:bf16 or NAME:fp16, such as native:bf16")
+    return name if name == GEMM else check_engine(name), precision or "fp32"
 
 
 def parse_preset(text: str) -> tuple[str, float]:

@@ -12,7 +12,14 @@ from mdkt_ros.benchmark.machine import Machine
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.output import atomic_output
 
-_COLORS = {"torch": "#8c8c8c", "native": "#1f6fb4", "gemm": "#c9c9c9", "triton": "#2e9e5b", "torchsparse": "#c46a1b"}
+_COLORS = {
+    "torch": "#8c8c8c",
+    "native": "#1f6fb4",
+    "native bfloat16": "#7fb2dd",
+    "gemm": "#c9c9c9",
+    "triton": "#2e9e5b",
+    "torchsparse": "#c46a1b",
+}
 _OTHERS = ("#7d4fb0", "#b0304f")
 
 
@@ -46,12 +53,12 @@ def _bars(axis: Any, rows: Sequence[Row]) -> None:
     first = rows[0]
     threads = min(row.threads for row in rows)
     mine = [row for row in rows if (row.preset, row.width, row.threads) == (first.preset, first.width, threads)]
-    engines = list(dict.fromkeys(row.engine for row in mine))
+    engines = list(dict.fromkeys(row.who for row in mine))
     stages = [stage for stage in STAGES if any(row.stage == stage for row in mine)]
     for number, engine in enumerate(engines):
         wide = 0.8 / len(engines)
         for row in mine:
-            if row.engine != engine:
+            if row.who != engine:
                 continue
             place = stages.index(row.stage) + (number - (len(engines) - 1) / 2) * wide
             label = engine if row.stage == "forward" else None

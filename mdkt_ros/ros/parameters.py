@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.live.health import Limits
-from mdkt_ros.sparse import engines
+from mdkt_ros.sparse import PRECISIONS, engines
 
 MAX_CAMERAS = 16
 
@@ -51,6 +51,12 @@ _ENTRIES = (
         "auto",
         f"What computes the convolutions: {', '.join(engines())}; auto: the fastest that runs on the device.",
         choices=engines(),
+    ),
+    _Entry(
+        "precision",
+        "fp32",
+        "What the convolutions are computed in: fp32, bf16, fp16 (CUDA), or auto, which is bf16 where it is quicker.",
+        choices=PRECISIONS,
     ),
     _Entry("threads", 0, "CPU threads of the network; 0: as PyTorch chooses.", (0, 256)),
     _Entry(
@@ -125,6 +131,7 @@ class Settings:
     checkpoint: Path | None
     device: str
     engine: str
+    precision: str
     threads: int
     intensity_scale: float | None
     axes: str | None
@@ -210,7 +217,16 @@ class Parameters:
         checkpoint = Path(value["checkpoint"]).expanduser() if value["checkpoint"] else None
         if checkpoint is not None and not checkpoint.is_file():
             raise ConfigError(f"parameter checkpoint: there is no file {checkpoint}")
-        same = ("device", "engine", "threads", "max_points", "warmup_points", "keep_input_fields", "input_depth")
+        same = (
+            "device",
+            "engine",
+            "precision",
+            "threads",
+            "max_points",
+            "warmup_points",
+            "keep_input_fields",
+            "input_depth",
+        )
         return Settings(
             **{name: value[name] for name in (*same, "input_reliability", "cameras", "rectified", "fixed_frame")},
             checkpoint=checkpoint,

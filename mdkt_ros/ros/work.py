@@ -130,7 +130,11 @@ class Work:
 
     def report(self) -> dict[str, str]:
         """Details for /diagnostics."""
-        return values(self.statistics.snapshot(), self._segmenter.device, self._segmenter.engine)
+        return values(
+            self.statistics.snapshot(),
+            self._segmenter.device,
+            f"{self._segmenter.engine} in {self._segmenter.precision.name}",
+        )
 
     def _follow(self) -> None:
         """Receive the images of those cameras alone whose overlay somebody watches."""
@@ -209,6 +213,7 @@ def _load(node: LifecycleNode, settings: Settings, stop: threading.Event) -> Seg
         settings.checkpoint,
         settings.device,
         engine=settings.engine,
+        precision=settings.precision,
         intensity_scale=settings.intensity_scale,
         axes=settings.axes,
         max_points=settings.max_points,
@@ -218,7 +223,7 @@ def _load(node: LifecycleNode, settings: Settings, stop: threading.Event) -> Seg
     shown = settings.checkpoint or f"{SHIPPED} (shipped)"
     log.info(f"checkpoint {shown} on {segmenter.device}")
     reason = f" ({segmenter.engine_reason})" if segmenter.engine_reason else ""
-    log.info(f"engine {segmenter.engine}{reason}, {torch.get_num_threads()} threads")
+    log.info(f"engine {segmenter.engine}{reason} in {segmenter.precision}, {torch.get_num_threads()} threads")
     log.info(f"{len(labels)} classes: {', '.join(f'{i} {name}' for i, name in enumerate(labels.names))}")
     log.info(f"groups: {', '.join(labels.groups) or 'none'}")
     if settings.checkpoint is None:

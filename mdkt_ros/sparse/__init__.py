@@ -10,15 +10,18 @@ from mdkt_ros.sparse.maps import KernelMaps
 from mdkt_ros.sparse.normalization import BatchNorm, ReLU
 from mdkt_ros.sparse.operator import sparse_convolution
 from mdkt_ros.sparse.parallel import block_threads
+from mdkt_ros.sparse.precision import PRECISIONS, Precision, in_precision, resolve_precision
 from mdkt_ros.sparse.tensor import SparseTensor, cat
 
 del _loaders
 
 __all__ = [
+    "PRECISIONS",
     "Backend",
     "BatchNorm",
     "KernelMap",
     "KernelMaps",
+    "Precision",
     "ReLU",
     "SparseConvolution",
     "SparseTensor",
@@ -31,8 +34,10 @@ __all__ = [
     "current_engine",
     "engines",
     "fuse",
+    "in_precision",
     "interpolate",
     "register_engine",
+    "resolve_precision",
     "sparse_convolution",
     "use_engine",
 ]

@@ -64,7 +64,9 @@ def sparse_convolution(
     Args:
         add: (out_count, Cout) added to the result. relu: whether that is rectified. Both are free in an engine that
             computes them on the way (`native`), where no gradient is recorded.
-        out: (out_count, Cout) to write to, which may be `add`; only where no gradient is recorded.
+        bias: (Cout,), of the features' dtype or float32.
+        out: (out_count, Cout) to write to, which may be `add`, or float32 where the features are of a half precision;
+            only where no gradient is recorded.
 
     Returns:
         (kernel_map.out_count, Cout); `out` where it was given.
@@ -77,19 +79,22 @@ def sparse_convolution(
             bias = None if bias is None else bias.to(dtype)
             return sparse_convolution(features, kernel, kernel_map, bias, add=add, relu=relu, out=out)
     backend = current_backend(features.device)
-    if kernel_map.identity and not is_fusing(backend):
-        plain = features @ kernel[0] if bias is None else torch.addmm(bias, features, kernel[0])
-        return _finished(plain, add, relu, out)
     given = (features, kernel, bias, add)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given):
-        if out is not None:
-            raise ValueError("out: a result whose gradient is wanted cannot be written to given memory")
-        result = _SparseConvolution.apply(features, kernel, bias, kernel_map)  # type: ignore[no-untyped-call]
-        return _finished(result, add, relu, None)
-    if is_fusing(backend):
+    recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    if recorded and out is not None:
+        raise ValueError("out: a result whose gradient is wanted cannot be written to given memory")
+    if is_fusing(backend) and not recorded:
         result = features.new_empty((kernel_map.out_count, kernel.shape[2])) if out is None else out
         if backend.convolve(features, kernel, kernel_map, bias, add, relu, result):
             return result
+    if out is not None and out.dtype != features.dtype:
+        features, kernel = features.to(out.dtype), kernel.to(out.dtype)
+    if kernel_map.identity and not (is_fusing(backend) and recorded):
+        plain = features @ kernel[0] if bias is None else torch.addmm(bias.to(features.dtype), features, kernel[0])
+        return _finished(plain, add, relu, out)
+    if recorded:
+        result = _SparseConvolution.apply(features, kernel, bias, kernel_map)  # type: ignore[no-untyped-call]
+        return _finished(result, add, relu, None)
     return _finished(backend.gather_gemm_scatter(features, kernel, kernel_map, bias), add, relu, out)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from mdkt_ros.sparse.backend import Backend, MapBuilder, is_fusing
 from mdkt_ros.sparse.kernel_map import KernelMap
-from mdkt_ros.sparse.precision import tf32_is_allowed
+from mdkt_ros.sparse.tf32 import tf32_is_allowed
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
 _IN_CHANNELS, _OUT_CHANNELS = 24, 40

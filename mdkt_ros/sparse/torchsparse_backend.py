@@ -123,7 +123,7 @@ class TorchsparseBackend:
             else:
                 out = self._convolve(features, kernel, kernel_map, neighbours)
             if bias is not None:
-                out = out + bias
+                out = out + bias.to(out.dtype)
         if out.is_cuda:
             out.record_stream(torch.cuda.current_stream(out.device))
         return out

@@ -1,4 +1,4 @@
-"""The engine `native`: float32 convolutions on the CPU in kernels that are compiled at run time."""
+"""The engine `native`: convolutions on the CPU in kernels that are compiled at run time, in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.native import loops
+from mdkt_ros.sparse.native.formats import format_of
 from mdkt_ros.sparse.native.ir import Machine
 from mdkt_ros.sparse.native.maps import NativeMaps
 from mdkt_ros.sparse.native.program import Program, convolution_program, kernel_gradient_program, this_machine
@@ -19,6 +20,7 @@ from mdkt_ros.sparse.native.tiles import pack
 from mdkt_ros.sparse.parallel import cpu_threads, cut
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
+_DTYPES = (torch.float32, torch.bfloat16)
 _BLOCK_BYTES = 256 << 10
 """Rows that a block reads and writes: they stay in a second-level cache."""
 _CHUNK_BYTES = 24 << 10
@@ -49,7 +51,8 @@ class NativeBackend:
     """Pairs are gathered, multiplied and added up in registers; nothing is copied and nothing but the output allocated.
 
     An output row's terms are summed in the order of offsets and channels, whatever the blocks and however many threads:
-    the same bits every time, gradients included. Other dtypes than float32 go to the back end `torch`.
+    the same bits every time, gradients included. bfloat16 is summed in float32 and rounded once. Gradients of bfloat16,
+    and other dtypes, go to the back end `torch`.
     """
 
     def __init__(self, machine: Machine | None = None):
@@ -62,11 +65,10 @@ class NativeBackend:
     def gather_gemm_scatter(
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        if not _computes(features):
-            return self._torch.gather_gemm_scatter(features, kernel, kernel_map, bias)
         out = features.new_empty((kernel_map.out_count, kernel.shape[2]))
-        self.convolve(features, kernel, kernel_map, bias, None, False, out)
-        return out
+        if self.convolve(features, kernel, kernel_map, bias, None, False, out):
+            return out
+        return self._torch.gather_gemm_scatter(features, kernel, kernel_map, bias)
 
     def convolve(
         self,
@@ -78,28 +80,31 @@ class NativeBackend:
         relu: bool,
         out: torch.Tensor,
     ) -> bool:
-        if not _computes(features):
+        given, taken = features.dtype, out.dtype
+        if not (features.is_cpu and given in _DTYPES and taken in (given, torch.float32)):
             return False
         inputs, outputs = kernel.shape[1:]
+        weights = self._pack(kernel, given)
+        if given == torch.bfloat16 and inputs % 2:  # a step takes two channels
+            inputs, features = inputs + 1, torch.nn.functional.pad(features, (0, 1))
         features = _rows_of(features)
         if out.stride(1) != 1:
             raise ValueError("out: the channels of a row must lie side by side")
-        weights = self._pack(kernel)
-        bias = features.new_zeros(outputs) if bias is None else bias.contiguous()
-        add = None if add is None else _rows_of(add)
+        bias = torch.zeros(outputs) if bias is None else bias.float().contiguous()
+        add = None if add is None else _rows_of(add.to(taken))
         lists = _lists(kernel_map)
-        plan = _plan(kernel_map, lists, 4 * (inputs + outputs))
+        plan = _plan(kernel_map, lists, given.itemsize * inputs + 4 * outputs)
         arguments = _addresses(out, features, weights, bias)
         arguments += [0 if add is None else add.data_ptr(), lists.in_rows.ctypes.data, lists.out_rows.ctypes.data]
         arguments += [plan.bounds.ctypes.data, out.stride(0), features.stride(0), 0 if add is None else add.stride(0)]
         arguments += [inputs, kernel_map.offsets, plan.rows, kernel_map.out_count, int(relu)]
-        _compute(convolution_program(self._machine, outputs), arguments, plan.costs)
+        _compute(convolution_program(self._machine, outputs, given, taken), arguments, plan.costs)
         return True
 
     def kernel_gradient(
         self, features: torch.Tensor, out_gradient: torch.Tensor, kernel_map: KernelMap
     ) -> torch.Tensor:
-        if not _computes(features):
+        if not (features.is_cpu and features.dtype == torch.float32):
             return self._torch.kernel_gradient(features, out_gradient, kernel_map)
         inputs, outputs = features.shape[1], out_gradient.shape[1]
         features, out_gradient = features.contiguous(), out_gradient.contiguous()
@@ -111,16 +116,19 @@ class NativeBackend:
         _compute(kernel_gradient_program(self._machine, outputs), arguments, lists.counts)
         return gradient
 
-    def _pack(self, kernel: torch.Tensor) -> torch.Tensor:
+    def _pack(self, kernel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The packed kernel; that of a network which is not trained is kept."""
         if kernel.requires_grad or kernel.is_inference() or not kernel.is_leaf:
-            return pack(self._machine, kernel.detach())
-        state = (kernel._version, kernel.data_ptr())
+            return self._packed_anew(kernel, dtype)
+        state = (kernel._version, kernel.data_ptr(), dtype)
         kept = self._packed.get(kernel)  # type: ignore[no-untyped-call]
         if kept is None or kept[0] != state:
-            kept = self._packed[kernel] = (state, pack(self._machine, kernel.detach()))
+            kept = self._packed[kernel] = (state, self._packed_anew(kernel, dtype))
         packed: torch.Tensor = kept[1]
         return packed
+
+    def _packed_anew(self, kernel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return pack(self._machine, kernel.detach().to(dtype), format_of(dtype, self._machine.pairs).channels)
 
 
 def _addresses(*tensors: torch.Tensor) -> list[int]:
@@ -134,10 +142,6 @@ def _compute(program: Program, arguments: list[int], costs: npt.NDArray[np.int64
     if threads > 1 and len(costs) > 1 and team(threads - 1).run(program.address, packed, cut(costs, _PIECES * threads)):
         return
     program.call(packed.ctypes.data, 0, len(costs))
-
-
-def _computes(features: torch.Tensor) -> bool:
-    return features.dtype == torch.float32 and features.is_cpu
 
 
 def _rows_of(values: torch.Tensor) -> torch.Tensor:

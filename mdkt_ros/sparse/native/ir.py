@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+_SHORT = {"float": "f32", "i16": "i16"}
+_BYTES = {"float": 4, "i16": 2}
+
 Sums = list[list[str]]
 """Names of vectors that are added to, row by row."""
 
@@ -17,10 +20,12 @@ class Machine:
     Attributes:
         lanes: float32 values of a vector register.
         registers: vector registers.
+        pairs: whether it multiplies pairs of bfloat16 (AVX512-BF16).
     """
 
     lanes: int
     registers: int
+    pairs: bool = False
 
 
 class Writer:
@@ -28,20 +33,36 @@ class Writer:
 
     def __init__(self, machine: Machine):
         self.lanes = machine.lanes
-        self.vector = f"<{machine.lanes} x float>"
+        self.vector = self.of("float")
         self._lines: list[str] = []
+        self._declared: dict[str, None] = {}
         self._names = 0
         self._block = "entry"
 
+    def of(self, element: str) -> str:
+        """The vector of as many elements as a register has float32."""
+        return f"<{self.lanes} x {element}>"
+
+    def constant(self, value: int) -> str:
+        """The same i32 in every lane."""
+        return f"<{', '.join([f'i32 {value}'] * self.lanes)}>"
+
     def function(self, head: str) -> str:
         """The module with this one function, `head` its name and parameters."""
-        v, bits = self.vector, f"<{self.lanes} x i1>"
+        v, bits = self.vector, self.of("i1")
+        masked = []
+        for kind in ("float", "i16"):
+            whole, name = self.of(kind), f"v{self.lanes}{_SHORT[kind]}.p0"
+            masked += [
+                f"declare {whole} @llvm.masked.load.{name}(ptr, i32, {bits}, {whole})",
+                f"declare void @llvm.masked.store.{name}({whole}, ptr, i32, {bits})",
+            ]
         return "\n".join(
             [
                 "declare i64 @llvm.smin.i64(i64, i64)",
                 f"declare {v} @llvm.fma.v{self.lanes}f32({v}, {v}, {v})",
-                f"declare {v} @llvm.masked.load.v{self.lanes}f32.p0(ptr, i32, {bits}, {v})",
-                f"declare void @llvm.masked.store.v{self.lanes}f32.p0({v}, ptr, i32, {bits})",
+                *masked,
+                *self._declared,
                 f"define void @{head} {{",
                 "entry:",
                 *self._lines,
@@ -77,34 +98,55 @@ class Writer:
         value = self.let(f"load {element}, ptr {self.at(pointer, index, element)}")
         return self.let(f"sext i32 {value} to i64") if element == "i32" else value
 
-    def load_vector(self, pointer: str, index: str | int = 0, lanes: int | None = None) -> str:
-        """`lanes` values (all of a register) from `pointer[index]` on, zeros behind them."""
-        place = self.at(pointer, index)
+    def load_vector(self, pointer: str, index: str | int = 0, lanes: int | None = None, element: str = "float") -> str:
+        """`lanes` elements (all of a register) from `pointer[index]` on, zeros behind them."""
+        kind, align = self.of(element), _BYTES[element]
+        place = self.at(pointer, index, element)
         if lanes is None or lanes == self.lanes:
-            return self.let(f"load {self.vector}, ptr {place}, align 4")
-        kind = f"llvm.masked.load.v{self.lanes}f32.p0"
-        return self.let(
-            f"call {self.vector} @{kind}(ptr {place}, i32 4, {self._mask(lanes)}, {self.vector} zeroinitializer)"
-        )
+            return self.let(f"load {kind}, ptr {place}, align {align}")
+        name = f"llvm.masked.load.v{self.lanes}{_SHORT[element]}.p0"
+        return self.let(f"call {kind} @{name}(ptr {place}, i32 {align}, {self._mask(lanes)}, {kind} zeroinitializer)")
 
-    def store_vector(self, value: str, pointer: str, index: str | int, lanes: int) -> None:
-        place = self.at(pointer, index)
+    def store_vector(self, value: str, pointer: str, index: str | int, lanes: int, element: str = "float") -> None:
+        kind, align = self.of(element), _BYTES[element]
+        place = self.at(pointer, index, element)
         if lanes == self.lanes:
-            self._do(f"store {self.vector} {value}, ptr {place}, align 4")
+            self._do(f"store {kind} {value}, ptr {place}, align {align}")
             return
-        kind = f"llvm.masked.store.v{self.lanes}f32.p0"
-        self._do(f"call void @{kind}({self.vector} {value}, ptr {place}, i32 4, {self._mask(lanes)})")
+        if lanes == 1:  # LLVM 22 makes a store of 32 bits of one masked i16
+            self._do(f"store {element} {self.let(f'extractelement {kind} {value}, i64 0')}, ptr {place}, align {align}")
+            return
+        name = f"llvm.masked.store.v{self.lanes}{_SHORT[element]}.p0"
+        self._do(f"call void @{name}({kind} {value}, ptr {place}, i32 {align}, {self._mask(lanes)})")
 
     def splat(self, pointer: str, index: str | int) -> str:
         """The float at `pointer[index]` in every lane."""
-        first = self.let(f"insertelement {self.vector} poison, float {self.load(pointer, index, 'float')}, i64 0")
-        return self.let(
-            f"shufflevector {self.vector} {first}, {self.vector} poison, <{self.lanes} x i32> zeroinitializer"
-        )
+        return self.splat_value(self.load(pointer, index, "float"), "float")
+
+    def splat_value(self, value: str, element: str) -> str:
+        kind = self.of(element)
+        first = self.let(f"insertelement {kind} poison, {element} {value}, i64 0")
+        return self.let(f"shufflevector {kind} {first}, {kind} poison, {self.of('i32')} zeroinitializer")
+
+    def shift(self, direction: str, words: str) -> str:
+        """i32 by half of their bits: `shl` or `lshr`."""
+        return self.let(f"{direction} {self.of('i32')} {words}, {self.constant(16)}")
 
     def add_product(self, total: str, a: str, b: str) -> str:
         v = self.vector
         return self.let(f"call {v} @llvm.fma.v{self.lanes}f32({v} {a}, {v} {b}, {v} {total})")
+
+    def add_pair_product(self, total: str, a: str, b: str) -> str:
+        """`total` and, lane by lane, both products of two pairs of bfloat16, each pair an i32."""
+        v, words, halves = self.vector, self.of("i32"), f"<{2 * self.lanes} x bfloat>"
+        name = f"@llvm.x86.avx512bf16.dpbf16ps.{32 * self.lanes}"
+        self._declared[f"declare {v} {name}({v}, {halves}, {halves})"] = None
+        pairs = [self.let(f"bitcast {words} {value} to {halves}") for value in (a, b)]
+        return self.let(f"call {v} {name}({v} {total}, {halves} {pairs[0]}, {halves} {pairs[1]})")
+
+    def room(self, count: str) -> str:
+        """Memory for `count` float32, until the function returns."""
+        return self.let(f"alloca float, i64 {count}, align 64")
 
     def largest(self, a: str, b: str) -> str:
         """Lane by lane; a NaN of `a` stays, as in torch.relu."""

@@ -8,8 +8,11 @@ output row that the pair belongs to, so scattering costs nothing either. Only pa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from mdkt_ros.sparse.native.formats import Format
 from mdkt_ros.sparse.native.ir import Machine, Sums, Writer
-from mdkt_ros.sparse.native.tiles import Tile, tiles
+from mdkt_ros.sparse.native.tiles import Tile, step_width, tiles
 
 _UNROLL = 4
 
@@ -24,16 +27,20 @@ KERNEL_GRADIENT = {
 }
 
 
-def convolution(machine: Machine, outputs: int, name: str) -> str:
+def convolution(machine: Machine, outputs: int, given: Format, taken: Format, name: str) -> str:
     """IR of `name(arguments, first, last)`; `arguments` are those of `CONVOLUTION`, 8 bytes each.
 
     For blocks `first` to `last` of `rows` output rows (of `count`): `out = bias + add`, then offset after offset
-    `out[o] += in[i] @ weights` over its pairs (i, o), then `out = max(out, 0)` if `relu` is not 0.
+    `out[o] += in[i] @ weights` over its pairs (i, o), then `out = max(out, 0)` if `relu` is not 0. Sums are float32: in
+    `out` itself, or, where its numbers are shorter, on the stack until the block is done.
+
+    Args:
+        given: format of `in` and `weights`. taken: that of `out` and `add`.
 
     Arguments, addresses and then int64 numbers:
-        out: (count, outputs) float32. in: (any, inputs) float32.
+        out: (count, outputs). in: (any, inputs), a whole number of steps.
         weights: as `tiles.pack` lays them out. bias: (outputs,) float32.
-        add: (count, outputs) float32, or 0; it may be `out`.
+        add: (count, outputs), or 0; it may be `out`.
         in_rows, out_rows: an address for each offset, of its pairs' int32 rows.
         bounds: (blocks + 1, offsets) int64, where the pairs of a block begin.
         out_step, in_step, add_step: values from a row to the next.
@@ -41,62 +48,99 @@ def convolution(machine: Machine, outputs: int, name: str) -> str:
     """
     w = Writer(machine)
     w.take_arguments(CONVOLUTION)
+    steps = w.op("sdiv", "%inputs", given.channels)
+    width = step_width(machine, outputs)
+    room = None if taken.element == "float" else w.room(w.op("mul", "%rows", width))
     with w.loop("%first", "%last") as block:
         top = w.op("mul", block, "%rows")
         bottom = w.least(w.op("add", top, "%rows"), "%count")
-        _fill(w, outputs, top, bottom)
+        sums = _Sums("%out", "%out_step", "0", outputs) if room is None else _Sums(room, str(width), top, width)
+        _fill(w, outputs, taken, sums, top, bottom)
         begins = w.at("%bounds", w.op("mul", block, "%offsets"), "i64")
         ends = w.at(begins, "%offsets", "i64")
         before = 0
         for tile in tiles(machine, outputs):
-            wide = tile.vectors * machine.lanes
-            panels = w.at("%weights", w.op("mul", w.op("mul", "%offsets", "%inputs"), before))
-            before += wide
+            panels = w.at("%weights", w.op("mul", w.op("mul", "%offsets", steps), before), w.vector)
+            before += tile.vectors
             with w.loop(0, "%offsets") as offset:
-                panel = w.at(panels, w.op("mul", w.op("mul", offset, "%inputs"), wide))
-                pairs = _Pairs(w.load("%in_rows", offset, "ptr"), w.load("%out_rows", offset, "ptr"))
+                panel = w.at(panels, w.op("mul", w.op("mul", offset, steps), tile.vectors), w.vector)
+                pairs = _Pairs(w.load("%in_rows", offset, "ptr"), w.load("%out_rows", offset, "ptr"), given, sums)
                 begin, end = w.load(begins, offset, "i64"), w.load(ends, offset, "i64")
                 rest = w.op("srem", w.op("sub", end, begin), tile.rows)
                 stop = w.op("sub", end, rest)
                 with w.loop(begin, stop, tile.rows) as pair:
-                    _multiply(w, tile, tile.rows, pairs, panel, pair, None)
-                _multiply_rest(w, tile, pairs, panel, stop, rest)
-        with w.when(w.let("icmp ne i64 %relu, 0")), w.loop(top, bottom) as row:
-            place = w.at("%out", w.op("mul", row, "%out_step"))
-            for first, lanes in w.lane_groups(outputs):
-                w.store_vector(w.largest(w.load_vector(place, first, lanes), "zeroinitializer"), place, first, lanes)
+                    _multiply(w, tile, tile.rows, pairs, panel, steps, pair, None)
+                _multiply_rest(w, tile, pairs, panel, steps, stop, rest)
+        _finish(w, outputs, taken, sums, top, bottom)
     return w.function(f"{name}(ptr %arguments, i64 %first, i64 %last)")
 
 
-def _fill(w: Writer, outputs: int, top: str, bottom: str) -> None:
+@dataclass(frozen=True)
+class _Sums:
+    """Where the float32 sums of a block are: `columns` of them lie `step` apart from row `first` on."""
+
+    memory: str
+    step: str
+    first: str
+    columns: int
+
+    @property
+    def is_result(self) -> bool:
+        return self.memory == "%out"
+
+    def row(self, w: Writer, row: str) -> str:
+        if not self.is_result:
+            row = w.op("sub nsw", row, self.first)
+        return w.at(self.memory, w.op("mul nsw", row, self.step))
+
+
+def _fill(w: Writer, outputs: int, taken: Format, sums: _Sums, top: str, bottom: str) -> None:
     groups = w.lane_groups(outputs)
     bias = [w.load_vector("%bias", first, lanes) for first, lanes in groups]
     nothing = w.let("icmp eq ptr %add, null")
     with w.when(nothing), w.loop(top, bottom) as row:
-        place = w.at("%out", w.op("mul", row, "%out_step"))
-        for value, (first, lanes) in zip(bias, groups, strict=True):
+        place = sums.row(w, row)
+        for value, (first, _), (_, lanes) in zip(bias, groups, w.lane_groups(sums.columns), strict=True):
             w.store_vector(value, place, first, lanes)
     with w.when(w.let(f"xor i1 {nothing}, true")), w.loop(top, bottom) as row:
-        place = w.at("%out", w.op("mul", row, "%out_step"))
-        added = w.at("%add", w.op("mul", row, "%add_step"))
-        for value, (first, lanes) in zip(bias, groups, strict=True):
-            w.store_vector(w.add(w.load_vector(added, first, lanes), value), place, first, lanes)
+        place = sums.row(w, row)
+        added = w.at("%add", w.op("mul", row, "%add_step"), taken.element)
+        for value, (first, there), (_, lanes) in zip(bias, groups, w.lane_groups(sums.columns), strict=True):
+            w.store_vector(w.add(taken.load(w, added, first, there), value), place, first, lanes)
 
 
+def _finish(w: Writer, outputs: int, taken: Format, sums: _Sums, top: str, bottom: str) -> None:
+    """Rectify, and write what is not yet where it belongs."""
+    wanted = w.let("icmp ne i64 %relu, 0")
+    for rectify in (True,) if sums.is_result else (True, False):
+        with w.when(wanted if rectify else w.let(f"xor i1 {wanted}, true")), w.loop(top, bottom) as row:
+            source = sums.row(w, row)
+            place = w.at("%out", w.op("mul", row, "%out_step"), taken.element)
+            for first, lanes in w.lane_groups(outputs):
+                value = w.load_vector(source, first, lanes if sums.is_result else None)
+                if rectify:
+                    value = w.largest(value, "zeroinitializer")
+                taken.store(w, value, place, first, lanes)
+
+
+@dataclass(frozen=True)
 class _Pairs:
     """Pairs of one offset, and where their rows are."""
 
-    def __init__(self, in_rows: str, out_rows: str):
-        self.in_rows, self.out_rows = in_rows, out_rows
+    in_rows: str
+    out_rows: str
+    given: Format
+    sums: _Sums
 
     def source(self, w: Writer, pair: str) -> str:
-        return w.at("%in", w.op("mul nsw", w.load(self.in_rows, pair, "i32"), "%in_step"))
+        row = w.load(self.in_rows, pair, "i32")
+        return w.at("%in", w.op("mul nsw", row, "%in_step"), self.given.element)
 
     def place(self, w: Writer, pair: str) -> str:
-        return w.at("%out", w.op("mul nsw", w.load(self.out_rows, pair, "i32"), "%out_step"))
+        return self.sums.row(w, w.load(self.out_rows, pair, "i32"))
 
 
-def _multiply_rest(w: Writer, tile: Tile, pairs: _Pairs, panel: str, pair: str, rest: str) -> None:
+def _multiply_rest(w: Writer, tile: Tile, pairs: _Pairs, panel: str, steps: str, pair: str, rest: str) -> None:
     """The last pairs, fewer than a tile has rows, in the smallest tile that holds them.
 
     Its other rows repeat the last pair: they write the same sums to the same place.
@@ -107,13 +151,17 @@ def _multiply_rest(w: Writer, tile: Tile, pairs: _Pairs, panel: str, pair: str, 
         fits = w.let(f"icmp sle i64 {rest}, {rows}")
         more = w.let(f"icmp sgt i64 {rest}, {below}")
         with w.when(w.let(f"and i1 {fits}, {more}")):
-            _multiply(w, tile, rows, pairs, panel, pair, last)
+            _multiply(w, tile, rows, pairs, panel, steps, pair, last)
         below = rows
 
 
-def _multiply(w: Writer, tile: Tile, rows: int, pairs: _Pairs, panel: str, pair: str, last: str | None) -> None:
+def _multiply(
+    w: Writer, tile: Tile, rows: int, pairs: _Pairs, panel: str, steps: str, pair: str, last: str | None
+) -> None:
     """`rows` pairs from `pair` on, none behind `last`, through one tile of columns."""
-    groups = w.lane_groups(tile.columns)
+    given = pairs.given
+    columns = tile.columns if pairs.sums.is_result else tile.vectors * w.lanes
+    groups = w.lane_groups(columns)
     sources, places = [], []
     for row in range(rows):
         index = w.op("add", pair, row)
@@ -122,25 +170,26 @@ def _multiply(w: Writer, tile: Tile, rows: int, pairs: _Pairs, panel: str, pair:
         sources.append(pairs.source(w, index))
         places.append(w.at(pairs.place(w, index), tile.first))
     sums = [[w.load_vector(place, first, lanes) for first, lanes in groups] for place in places]
-    wide = tile.vectors * w.lanes
 
-    def step(channel: str, sums: Sums) -> Sums:
-        line = w.at(panel, w.op("mul nuw nsw", channel, wide))
-        weights = [w.load_vector(line, vector * w.lanes) for vector in range(tile.vectors)]
+    def step(number: str, sums: Sums) -> Sums:
+        line = w.at(panel, w.op("mul nuw nsw", number, tile.vectors), w.vector)
+        weights = [given.weights(w, line, vector) for vector in range(tile.vectors)]
         result = []
         for source, totals in zip(sources, sums, strict=True):
-            value = w.splat(source, channel)
-            result.append([w.add_product(total, value, weight) for total, weight in zip(totals, weights, strict=True)])
+            value = given.splat(w, source, number)
+            result.append(
+                [given.add_product(w, total, value, weight) for total, weight in zip(totals, weights, strict=True)]
+            )
         return result
 
-    def steps(channel: str, sums: Sums) -> Sums:
+    def several(number: str, sums: Sums) -> Sums:
         for further in range(_UNROLL):
-            sums = step(w.op("add nuw nsw", channel, further), sums)
+            sums = step(w.op("add nuw nsw", number, further), sums)
         return sums
 
-    whole = w.op("and", "%inputs", -_UNROLL)
-    sums = w.sum_over(0, whole, _UNROLL, sums, steps)
-    sums = w.sum_over(whole, "%inputs", 1, sums, step)
+    whole = w.op("and", steps, -_UNROLL)
+    sums = w.sum_over(0, whole, _UNROLL, sums, several)
+    sums = w.sum_over(whole, steps, 1, sums, step)
     for place, totals in zip(places, sums, strict=True):
         for value, (first, lanes) in zip(totals, groups, strict=True):
             w.store_vector(value, place, first, lanes)

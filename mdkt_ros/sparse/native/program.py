@@ -11,8 +11,10 @@ from functools import cache, lru_cache
 from typing import Any
 
 import llvmlite.binding as llvm
+import torch
 
 from mdkt_ros.sparse.backend import EngineUnavailable
+from mdkt_ros.sparse.native.formats import format_of
 from mdkt_ros.sparse.native.ir import Machine
 from mdkt_ros.sparse.native.kernels import convolution, kernel_gradient
 
@@ -30,7 +32,7 @@ def this_machine() -> Machine:
     """
     features = llvm.get_host_cpu_features()
     if features.get("avx512f") and features.get("avx512vl"):
-        return Machine(lanes=16, registers=32)
+        return Machine(lanes=16, registers=32, pairs=bool(features.get("avx512bf16")))
     if features.get("avx2") and features.get("fma"):
         return Machine(lanes=8, registers=16)
     if is_arm():
@@ -51,9 +53,10 @@ class Program:
 
 
 @cache
-def convolution_program(machine: Machine, outputs: int) -> Program:
+def convolution_program(machine: Machine, outputs: int, given: torch.dtype, taken: torch.dtype) -> Program:
     """The program of `kernels.convolution`."""
-    return _program(convolution(machine, outputs, "convolution"), "convolution")
+    formats = format_of(given, machine.pairs), format_of(taken, machine.pairs)
+    return _program(convolution(machine, outputs, *formats, "convolution"), "convolution")
 
 
 @cache

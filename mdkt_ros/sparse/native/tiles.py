@@ -43,24 +43,29 @@ def tiles(machine: Machine, columns: int) -> tuple[Tile, ...]:
     return tuple(result)
 
 
-def packed_size(machine: Machine, inputs: int, outputs: int) -> int:
-    """Weights of one offset, in float32 values, as `pack` lays them out."""
-    return inputs * sum(tile.vectors * machine.lanes for tile in tiles(machine, outputs))
+def step_width(machine: Machine, outputs: int) -> int:
+    """float32 values in the registers of all tiles of a row."""
+    return machine.lanes * sum(tile.vectors for tile in tiles(machine, outputs))
 
 
-def pack(machine: Machine, kernel: torch.Tensor) -> torch.Tensor:
-    """A (K, Cin, Cout) kernel tile after tile, each (K, Cin, vectors * lanes) with zeros behind its last column.
+def pack(machine: Machine, kernel: torch.Tensor, channels: int = 1) -> torch.Tensor:
+    """A (K, Cin, Cout) kernel tile after tile, each (K, Cin / channels, vectors * lanes, channels) with zeros.
 
     A tile's weights of one offset then lie side by side and stay in the first cache; in the kernel's own layout rows of
     128 channels would push one another out.
+
+    Args:
+        channels: input channels of a step, which lie side by side.
     """
     volume, inputs, outputs = kernel.shape
-    result = kernel.new_empty(volume * packed_size(machine, inputs, outputs))
+    steps = -(-inputs // channels)
+    result = kernel.new_zeros(volume * steps * channels * step_width(machine, outputs))
     begin = 0
     for tile in tiles(machine, outputs):
         wide = tile.vectors * machine.lanes
-        panel = result[begin : begin + volume * inputs * wide].view(volume, inputs, wide)
-        panel[:, :, : tile.columns] = kernel[:, :, tile.first : tile.first + tile.columns]
-        panel[:, :, tile.columns :] = 0
+        panel = result[begin : begin + volume * steps * wide * channels].view(volume, steps, wide, channels)
+        for channel in range(channels):
+            mine = kernel[:, channel::channels, tile.first : tile.first + tile.columns]
+            panel[:, : mine.shape[1], : tile.columns, channel] = mine
         begin += panel.numel()
     return result

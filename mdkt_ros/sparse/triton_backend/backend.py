@@ -10,7 +10,7 @@ import torch
 
 from mdkt_ros.sparse.backend import EngineUnavailable
 from mdkt_ros.sparse.kernel_map import KernelMap
-from mdkt_ros.sparse.precision import tf32_is_allowed
+from mdkt_ros.sparse.tf32 import tf32_is_allowed
 from mdkt_ros.sparse.torch_backend import TorchBackend
 from mdkt_ros.sparse.triton_backend.loading import load
 from mdkt_ros.sparse.triton_backend.maps import TritonMaps
@@ -83,7 +83,7 @@ class TritonBackend:
         self, features: torch.Tensor, kernel: torch.Tensor, kernel_map: KernelMap, bias: torch.Tensor | None
     ) -> torch.Tensor:
         if kernel_map.identity:
-            return features @ kernel[0] if bias is None else torch.addmm(bias, features, kernel[0])
+            return features @ kernel[0] if bias is None else torch.addmm(bias.to(features.dtype), features, kernel[0])
         if not self._computes(features, kernel_map):
             return self._torch.gather_gemm_scatter(features, kernel, kernel_map, bias)
         out = features.new_empty((kernel_map.out_count, kernel.shape[2]))
