@@ -28,7 +28,16 @@ from torch import nn
 from mdkt_ros.benchmark.engines import parse_preset
 from mdkt_ros.benchmark.scans import spinning_scan
 from mdkt_ros.network import PointNetwork, build_network
-from mdkt_ros.sparse import SparseTensor, StridedConv3d, SubmanifoldConv3d, TransposedConv3d, fuse, use_engine
+from mdkt_ros.sparse import (
+    SparseTensor,
+    StridedConv3d,
+    SubmanifoldConv3d,
+    TransposedConv3d,
+    fuse,
+    in_precision,
+    resolve_precision,
+    use_engine,
+)
 from mdkt_ros.voxel_grid import VoxelGrid
 from mdkt_ros.voxels import collate, voxelize
 
@@ -53,11 +62,10 @@ def main() -> None:
     figures = compare(network, batch, grid, options.repeats)
     print(f"{preset} x {width:g}, {len(points):,} points, {len(batch):,} voxels, one thread, CPU ms (median, least)")
     for stage, times in figures.items():
-        ours, theirs = times["native"], times["spconv"]
-        print(
-            f"{stage:18s} native {ours['median']:7.1f} {ours['least']:7.1f}   spconv {theirs['median']:7.1f} "
-            f"{theirs['least']:7.1f}   {theirs['median'] / ours['median']:.2f} times as fast"
-        )
+        theirs = times["spconv"]
+        for name, ours in times.items():
+            faster = "" if name == "spconv" else f"   {theirs['median'] / ours['median']:.2f} times as fast"
+            print(f"{stage:18s} {name:12s} {ours['median']:7.1f} {ours['least']:7.1f}{faster}")
     if options.json is not None:
         facts = {"preset": preset, "width": width, "points": len(points), "voxels": len(batch), "stages": figures}
         options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -92,9 +100,14 @@ def compare(
 
         return run
 
+    rounded = {}
+    if resolve_precision("auto", torch.device("cpu"), "native").name == "bf16":
+        halved = in_precision(fused, torch.bfloat16)
+        rounded["native bf16"] = no_gradient(lambda: halved(fresh()))
     works = {
         "maps and forward": {
             "native": no_gradient(lambda: fused(fresh())),
+            **rounded,
             "spconv": no_gradient(lambda: peer(batch)),
         },
         "and backward": {
