@@ -16,7 +16,7 @@ from mdkt_ros.sparse.native.ir import Machine
 from mdkt_ros.sparse.native.maps import NativeMaps
 from mdkt_ros.sparse.native.program import Program, convolution_program, kernel_gradient_program, this_machine
 from mdkt_ros.sparse.native.team import team
-from mdkt_ros.sparse.native.tiles import pack
+from mdkt_ros.sparse.native.tiles import pack, step_width
 from mdkt_ros.sparse.parallel import cpu_threads, cut
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
@@ -93,7 +93,9 @@ class NativeBackend:
         bias = torch.zeros(outputs) if bias is None else bias.float().contiguous()
         add = None if add is None else _rows_of(add.to(taken))
         lists = _lists(kernel_map)
-        plan = _plan(kernel_map, lists, given.itemsize * inputs + 4 * outputs)
+        # Sums that are not the result itself are on the stack, in whole registers: a block bounds them, too.
+        sums = outputs if taken == torch.float32 else step_width(self._machine, outputs)
+        plan = _plan(kernel_map, lists, given.itemsize * inputs + 4 * sums)
         arguments = _addresses(out, features, weights, bias)
         arguments += [0 if add is None else add.data_ptr(), lists.in_rows.ctypes.data, lists.out_rows.ctypes.data]
         arguments += [plan.bounds.ctypes.data, out.stride(0), features.stride(0), 0 if add is None else add.stride(0)]
