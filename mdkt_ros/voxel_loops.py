@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdkt_ros.sparse.native.loops import compiled
+from mdkt_ros.sparse.native.loops import compiled, sort_above
+
+__all__ = ["average_cells", "number_cells", "sort_above"]
 
 Array = npt.NDArray[Any]
 

@@ -146,8 +146,7 @@ def _voxelize_compiled(
     xyz = np.ascontiguousarray(xyz)
     packed = np.empty(len(xyz), dtype=np.int64)
     packed = packed[: loops.number_cells(xyz, low, high, np.float32(1.0 / grid.voxel_size), shape, bits, packed)]
-    # Sorting values is five times as fast as sorting indices (SIMD), so the index rides in the low bits.
-    packed.sort()
+    packed = loops.sort_above(packed, bits, bits + math.prod(grid.shape).bit_length())  # points are in the low bits
     point_to_voxel = np.full(len(xyz), -1, dtype=np.int64)
     coordinates = np.empty((len(packed), 3), dtype=np.int32)
     means = np.empty((len(packed), len(names)), dtype=np.float32)

@@ -28,6 +28,7 @@ from mdkt_ros.sparse import engines as engine_names
 
 pytest.importorskip("numba", reason="the engine `native` needs numba")
 
+from mdkt_ros.sparse.native import loops
 from mdkt_ros.sparse.native.backend import NativeBackend
 from mdkt_ros.sparse.native.ir import Machine
 from mdkt_ros.sparse.native.program import this_machine
@@ -273,3 +274,16 @@ def test_without_numba_auto_takes_torch_and_says_why(
 
 def test_engine_names() -> None:
     assert set(engine_names()) >= {"auto", "torch", "native"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000])
+@pytest.mark.parametrize("bits", [0, 1, 7, 11, 12, 22, 23, 46])
+def test_packed_numbers_are_sorted_by_their_upper_bits(count: int, bits: int) -> None:
+    """Few keys, so that many are equal; what is below them keeps its order, and the input its values."""
+    generator = np.random.default_rng(bits)
+    keys = generator.integers(0, 2**bits, count) & generator.integers(0, 2**bits, count)
+    packed = (keys << 16) | generator.permutation(count)
+    given = packed.copy()
+    found = loops.sort_above(packed, 16, 16 + bits)
+    assert np.array_equal(packed, given)
+    assert np.array_equal(found, packed[np.argsort(keys, kind="stable")])

@@ -42,9 +42,8 @@ class NativeMaps:
             return self._torch.coarser(level)
         frame = level.frame.halved()
         keys = _keys(coordinates, 1, frame)[0].numpy()
-        # Sorting values is several times as fast as sorting indices (SIMD), so the row rides in the low bits.
-        ordered = (keys << bits) | np.arange(count, dtype=np.int64)
-        ordered.sort()
+        # The row rides in the low bits.
+        ordered = loops.sort_above((keys << bits) | np.arange(count), bits, bits + frame.size.bit_length())
         coarse, parents = torch.empty_like(coordinates), torch.empty(count, dtype=torch.int64)
         found = loops.number_runs(ordered, bits, coordinates.numpy(), parents.numpy(), keys, coarse.numpy())
         return Level(coarse[:found], frame, torch.from_numpy(keys[:found]), ascending=True), parents
