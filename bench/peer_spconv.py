@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mdkt_ros.benchmark.engines import parse_preset
+from mdkt_ros.benchmark.cases import parse_preset
 from mdkt_ros.benchmark.scans import spinning_scan
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.sparse import (

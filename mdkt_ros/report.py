@@ -16,7 +16,7 @@ from mdkt_ros.prompts import column_names
 from mdkt_ros.segment_summary import SegmentSummary, counted
 
 if TYPE_CHECKING:
-    from mdkt_ros.benchmark.engines import Row
+    from mdkt_ros.benchmark.cases import Row
     from mdkt_ros.benchmark.machine import Machine
     from mdkt_ros.benchmark.node import NodeMeasurement
 

@@ -18,6 +18,7 @@ from mdkt_ros.checkpoint import CheckpointMeta, load_checkpoint
 from mdkt_ros.checkpoint_meta import AXES
 from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.intensity import IntensityWarning, intensity_doubt
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
@@ -32,13 +33,6 @@ SHIPPED = "mdkt_synthetic_kitti.safetensors"
 
 MAX_POINTS = 600_000
 """More than one scan of today's sensors (128 beams x 2048 columns, two returns: 524 k)."""
-
-_SATURATED, _DARK = 2.0, 0.01
-_FULL_SCALES = (1.0, 255.0, 65535.0)
-
-
-class IntensityWarning(UserWarning):
-    """The intensity does not look like what the network was trained on."""
 
 
 class PointLimitWarning(UserWarning):
@@ -289,7 +283,7 @@ class Segmenter:
             return None
         with np.errstate(over="ignore", invalid="ignore"):
             scaled: npt.NDArray[np.float32] = intensity * np.float32(self.intensity_scale)
-        if IntensityWarning not in self._warned and (doubt := _doubt(scaled, intensity, self.intensity_scale)):
+        if IntensityWarning not in self._warned and (doubt := intensity_doubt(scaled, intensity, self.intensity_scale)):
             self._warn(IntensityWarning, doubt)
         return scaled
 
@@ -332,29 +326,3 @@ def _take(table: torch.Tensor, rows: torch.Tensor) -> npt.NDArray[Any]:
     """`table[rows]` as an array; a row of -1 is the last."""
     # NumPy takes a third of the time of PyTorch's indexing.
     return table.numpy().take(rows.numpy()) if table.device.type == "cpu" else table[rows].cpu().numpy()
-
-
-def _doubt(scaled: npt.NDArray[np.float32], raw: npt.NDArray[np.float32], scale: float) -> str | None:
-    """What contradicts that `scaled` intensity lies in 0..1, with the option to set; None if nothing does."""
-    step = max(1, len(scaled) // 4096)
-    sample = scaled[::step]
-    sample = sample[np.isfinite(sample)]
-    if len(sample) < 100:
-        return None
-    high = float(np.quantile(sample, 0.99))
-    if high <= _SATURATED and sample.max() >= _DARK:
-        return None
-    top = float(np.max(raw, where=np.isfinite(raw), initial=0))
-    if high > _SATURATED:
-        finding = f"1 % of the values are above {high:.4g}"
-    elif top * scale >= _DARK:
-        return None
-    elif top <= 0:
-        return f"intensity: no value is above 0, but the network was trained with 0..1 (intensity_scale = {scale:.4g})"
-    else:
-        finding = f"all values are below {_DARK}"
-    full = top if top < 0.1 else next((value for value in _FULL_SCALES if top <= value), top)
-    return (
-        f"intensity: with intensity_scale = {scale:.4g}, {finding}, but the network was trained with 0..1; the cloud's "
-        f"values reach {top:.4g}: set intensity_scale to about {1 / full:.3g}"
-    )

@@ -9,8 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from mdkt_ros.benchmark.cases import GEMM, PRESETS, STAGES, parse_preset
 from mdkt_ros.benchmark.command import bench_engines
-from mdkt_ros.benchmark.engines import GEMM, PRESETS, STAGES, measure, parse_preset
+from mdkt_ros.benchmark.engines import measure
 from mdkt_ros.benchmark.layers import measure_layers
 from mdkt_ros.benchmark.machine import measure_machine
 from mdkt_ros.benchmark.products import Products

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from mdkt_ros.benchmark.engines import Row
+from mdkt_ros.benchmark.cases import Row
 from mdkt_ros.benchmark.machine import Machine
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.report import class_table, print_description, print_engines, print_summary, summary_json

@@ -9,8 +9,8 @@ import pytest
 from segmenter_inputs import META, caught, network, scan
 
 from mdkt_ros import Segmenter
+from mdkt_ros.intensity import IntensityWarning
 from mdkt_ros.network import build_network
-from mdkt_ros.segmenter import IntensityWarning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mdkt_ros.benchmark.engines import GEMM, PRESETS, Row, measure, parse_engine, parse_preset
+from mdkt_ros.benchmark.cases import GEMM, PRESETS, Row, parse_engine, parse_preset
+from mdkt_ros.benchmark.engines import measure
 from mdkt_ros.benchmark.layers import measure_layers
 from mdkt_ros.benchmark.machine import measure_machine
 from mdkt_ros.benchmark.node import SIZES, made_up_scan, measure_node, scan_message

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mdkt_ros.benchmark.engines import STAGES, Row
+from mdkt_ros.benchmark.cases import STAGES, Row
 from mdkt_ros.benchmark.layers import LayerRow
 from mdkt_ros.benchmark.machine import Machine
 from mdkt_ros.errors import ConfigError
