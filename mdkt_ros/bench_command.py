@@ -35,13 +35,22 @@ def bench(
     checkpoint: Annotated[
         Path | None, typer.Option(help="With --node: a .safetensors checkpoint; without it the shipped one.")
     ] = None,
+    precision: Annotated[str, typer.Option(help="With --node: fp32, bf16, fp16 or auto.")] = "fp32",
 ) -> None:
     """Measure what each engine takes for a network on a scan; with --node, what each stage of the ROS 2 node takes."""
     from mdkt_ros.benchmark.command import bench_engines, bench_node
 
     with progress_bar("Measuring") as progress:
         if node:
-            show = bench_node(scan, checkpoint, device=device, repeats=repeats, progress=progress, as_json=as_json)
+            show = bench_node(
+                scan,
+                checkpoint,
+                device=device,
+                precision=precision,
+                repeats=repeats,
+                progress=progress,
+                as_json=as_json,
+            )
         else:
             show = bench_engines(
                 scan,

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mdkt_ros.benchmark.node import NETWORK, SIZES, STAGES, made_up_scan, measure_node, measure_stages, scan_message
 from mdkt_ros.cli import app
 from mdkt_ros.cloud import parse_pointcloud2
+from mdkt_ros.errors import ConfigError
 from mdkt_ros.segmenter import Segmenter
 
 WITHOUT_ROS = tuple(stage for stage in STAGES if stage not in ("receive", "publish"))
@@ -71,11 +72,16 @@ def test_the_made_up_scans_have_the_points_of_the_table():
         assert [f.name for f in cloud.fields] == ["x", "y", "z", "intensity"]
 
 
+def test_the_network_is_measured_in_the_precision_that_was_asked_for(checkpoint):
+    with pytest.raises(ConfigError, match="precision: 'half' is unknown"):
+        measure_node([CLOUD], checkpoint, "half", repeats=1)
+
+
 def test_the_command(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("mdkt_ros.benchmark.command.find_spec", lambda name: None)
     np.hstack([POINTS, np.ones((300, 1), np.float32)]).tofile(tmp_path / "scan.bin")
     arguments = ["bench", str(tmp_path / "scan.bin"), "--node", "--repeats", "1", "--json", str(tmp_path / "row.json")]
-    done = CliRunner().invoke(app, [*arguments, "--checkpoint", str(checkpoint)])
+    done = CliRunner().invoke(app, [*arguments, "--checkpoint", str(checkpoint), "--precision", "bf16"])
     assert done.exit_code == 0, done.output
     assert "all but the network" in done.output
     assert "latency not measured" in done.output

@@ -150,6 +150,7 @@ def bench_node(
     *,
     repeats: int,
     device: str,
+    precision: str = "fp32",
     progress: Progress | None = None,
     as_json: Path | None = None,
 ) -> Show:
@@ -163,12 +164,12 @@ def bench_node(
         cloud = read_scan(scan)
         clouds = [scan_message(cloud.xyz(), cloud.intensity())]
     if find_spec("rclpy") is None:
-        rows = measure_node(clouds, checkpoint, repeats=repeats, progress=progress)
+        rows = measure_node(clouds, checkpoint, precision, repeats=repeats, progress=progress)
     else:
         from mdkt_ros.ros.bench import measure as measure_with_ros
 
         on = str(resolve_device(device))
-        rows = measure_with_ros(clouds, checkpoint, device=on, repeats=repeats, progress=progress)
+        rows = measure_with_ros(clouds, checkpoint, device=on, precision=precision, repeats=repeats, progress=progress)
     if as_json is not None:
         _write(as_json, rows)
     return functools.partial(print_node_measurements, results=rows)

@@ -172,12 +172,13 @@ class _Sink:
 def measure_node(
     clouds: Sequence[CloudMessage],
     checkpoint: Path | None = None,
+    precision: str = "fp32",
     *,
     repeats: int = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[NodeMeasurement]:
     """`measure_stages` of each cloud, without ROS. Raises MdktError: the checkpoint cannot be used."""
-    segmenter = Segmenter.load(checkpoint, "cpu")
+    segmenter = Segmenter.load(checkpoint, "cpu", precision=precision)
     found = []
     for done, cloud in enumerate(clouds):
         found.append(measure_stages(cloud, segmenter, repeats=repeats))

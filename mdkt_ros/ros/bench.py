@@ -75,6 +75,7 @@ def measure(
     checkpoint: Path | None,
     *,
     device: str = "cpu",
+    precision: str = "fp32",
     repeats: int = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[NodeMeasurement]:
@@ -83,7 +84,7 @@ def measure(
     Raises:
         MdktError: the checkpoint cannot be used, or the other process does not answer.
     """
-    segmenter = Segmenter.load(checkpoint, "cpu")
+    segmenter = Segmenter.load(checkpoint, "cpu", precision=precision)
     found = []
     context = rclpy.Context()
     rclpy.init(context=context)
@@ -98,7 +99,7 @@ def measure(
                     progress(done + 1, 2 * len(clouds))
         node.destroy_node()
         for index, cloud in enumerate(clouds):
-            with _running(context, checkpoint, device) as executor:
+            with _running(context, checkpoint, device, precision) as executor:
                 first, *times = _latencies(executor, cloud, repeats)
             latency = {"first": first, "median": np.median(times), "p99": np.quantile(times, 0.99), "max": max(times)}
             latency_ms = {name: float(value) for name, value in latency.items()}
@@ -111,10 +112,12 @@ def measure(
 
 
 @contextlib.contextmanager
-def _running(context: rclpy.Context, checkpoint: Path | None, device: str) -> Iterator[SingleThreadedExecutor]:
+def _running(
+    context: rclpy.Context, checkpoint: Path | None, device: str, precision: str
+) -> Iterator[SingleThreadedExecutor]:
     """The node, active, in an executor of this process; the diagnostics of a bench are nobody's business."""
-    values: dict[str, Any] = {"device": device, "checkpoint": str(checkpoint or ""), "input_reliability": "reliable"}
-    values |= {"diagnostics.period": 60.0, "input_timeout": 3600.0}
+    values: dict[str, Any] = {"device": device, "checkpoint": str(checkpoint or ""), "precision": precision}
+    values |= {"input_reliability": "reliable", "diagnostics.period": 60.0, "input_timeout": 3600.0}
     node = SegmentNode(
         context=context,
         namespace=f"/{NAME}",
