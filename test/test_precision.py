@@ -77,3 +77,16 @@ def test_the_command_says_why_a_precision_is_slow(tmp_path, monkeypatch) -> None
     result = CliRunner().invoke(app, [*arguments, "double", "--force"])
     assert isinstance(result.exception, ConfigError)
     assert "precision: 'double' is unknown" in str(result.exception)
+
+
+@pytest.mark.parametrize("scan", ["00/velodyne/000000.bin", "07/velodyne/000964.bin"])
+def test_bfloat16_changes_at_most_one_label_in_two_hundred_on_a_real_scan(real_data, scan: str) -> None:
+    """The share is what docs/engine.md states."""
+    cloud = np.fromfile(real_data / "semantickitti" / "sequences" / scan, np.float32).reshape(-1, 4)
+    mine, exact = (
+        Segmenter.load(device="cpu", precision=precision).segment(cloud[:, :3], cloud[:, 3]).class_id
+        for precision in ("bf16", "fp32")
+    )
+    changed = float((mine != exact).mean())
+    print(f"{scan}: {100 * changed:.2f} % of {len(cloud):,} labels changed")
+    assert 0 < changed < 0.005
