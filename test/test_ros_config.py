@@ -30,6 +30,15 @@ def test_the_costmap_is_made_of_groups_that_every_label_space_has():
         assert {"obstacle", "drivable"} <= set(LabelSpace.load(space).groups)
 
 
+def test_the_layer_of_the_costmap_leaves_the_heights_to_its_sources():
+    """Nav2's ObstacleLayer drops what is outside limits of its own (0 and 2 m), below what a source may mark."""
+    text = (CONFIG / "nav2_costmap.yaml").read_text(encoding="utf-8")
+    layer = yaml.safe_load(text)["local_costmap"]["local_costmap"]["ros__parameters"]["obstacle_layer"]
+    for source in layer["observation_sources"].split():
+        assert layer["min_obstacle_height"] < layer[source]["min_obstacle_height"]
+        assert layer["max_obstacle_height"] > layer[source]["max_obstacle_height"]
+
+
 def test_the_dds_profile_makes_fragments_as_large_as_a_datagram():
     root = ElementTree.parse(CONFIG / "cyclonedds.xml").getroot()
     said = {element.tag.partition("}")[2]: element.text for element in root.iter()}
