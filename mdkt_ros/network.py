@@ -171,6 +171,7 @@ class PointNetwork(nn.Module):
     Attributes:
         preset, width, in_channels, classes: what `build_network` was called with.
         feature_channels: channels of the decoder features by stride.
+        classified: strides of the levels that the classifier reads.
     """
 
     def __init__(self, preset: str, in_channels: int, classes: int, width: float = 1.0):
@@ -202,9 +203,9 @@ class PointNetwork(nn.Module):
             )
             for stage in range(4)
         )
-        self._classified = sizes.classified
+        self.classified = sizes.classified
         channels = {_DEEPEST: c[4], **self.feature_channels}
-        self.classifier = _Classifier([channels[stride] for stride in self._classified], classes)
+        self.classifier = _Classifier([channels[stride] for stride in self.classified], classes)
 
     def forward(self, x: SparseTensor) -> NetworkOutput:
         """Logits and decoder features of the voxels of `x`, which has `in_channels` channels; none or one voxel too."""
@@ -245,7 +246,7 @@ class PointNetwork(nn.Module):
         return features
 
     def _classify(self, levels: dict[int, SparseTensor]) -> torch.Tensor:
-        wanted = [levels[stride] for stride in self._classified]
+        wanted = [levels[stride] for stride in self.classified]
         logits: torch.Tensor = self.classifier(wanted)
         return logits
 

@@ -24,6 +24,7 @@ from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
 from mdkt_ros.prompts import PromptScorer, PromptScores
 from mdkt_ros.resources import weights_dir
+from mdkt_ros.scan_graph import STRIDES, GraphLabels, ScanGraph
 from mdkt_ros.sparse import current_engine, fuse, in_precision, resolve_precision, use_engine
 from mdkt_ros.sparse.parallel import block_threads
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
@@ -116,6 +117,9 @@ class Segmenter:
         self.max_points = int(max_points)
         self.prompts = prompts
         self.clock = time.perf_counter
+        self._graph: ScanGraph | None = None
+        if prompts is None and ScanGraph.serves(self.network, meta.grid, self.device, self.engine):
+            self._graph = ScanGraph(self.network, meta.grid, meta.features, self.device)
         self._warned: set[type[Warning]] = set()
 
     @classmethod
@@ -207,7 +211,10 @@ class Segmenter:
         """
         start = self.clock()
         xyz, values = check_points(points, intensity)
-        voxels = self._voxelize(self._turned(xyz), self._scaled(values))
+        turned, scaled = self._turned(xyz), self._scaled(values)
+        if (labels := self._by_graph(turned, scaled)) is not None:
+            return Segmentation(labels.class_id, labels.probability, labels.entropy, labels.timings)
+        voxels = self._voxelize(turned, scaled)
         voxels, row_of_point = self._limit(voxels)
         with use_engine(self.engine):
             batch, _ = collate([voxels])
@@ -232,6 +239,21 @@ class Segmenter:
             "total": 1e3 * (end - start),
         }
         return Segmentation(class_id, probability, entropy, timings, prompts)
+
+    def _by_graph(self, xyz: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None) -> GraphLabels | None:
+        """Labels by a CUDA graph, which is recorded where there is none or it has no room; None where none serves."""
+        if self._graph is None or not 0 < len(xyz) <= self.max_points:
+            return None
+        labels = self._graph.label(xyz, intensity, self.clock)
+        if labels is None:
+            voxels = self._voxelize(xyz, intensity)
+            if not len(voxels):
+                return None
+            with use_engine(self.engine):
+                maps = collate([voxels])[0].maps
+                self._graph.make_room(xyz, intensity, [len(maps.coordinates(stride)) for stride in STRIDES])
+            labels = self._graph.label(xyz, intensity, self.clock)
+        return labels
 
     def _voxelize(self, xyz: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None) -> TensorVoxels:
         if self.device.type != "cpu":

@@ -8,17 +8,18 @@ from collections.abc import Iterator
 
 import pytest
 
-KERNELS = "mdkt_ros.sparse.triton_backend.kernels"
+from mdkt_ros.sparse.triton_backend.loading import MODULES
+
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[None]:
     """Within it `load` gives interpreted kernels; tests of the module run in it, others do not see it."""
-    before = sys.modules.pop(KERNELS, None)
+    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         yield
-    sys.modules.pop(KERNELS, None)
-    if before is not None:
-        sys.modules[KERNELS] = before
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)

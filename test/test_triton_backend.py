@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from interpreted_triton import KERNELS, interpreter, needs_triton
+from interpreted_triton import interpreter, needs_triton
 from sparse_inputs import INPUTS
 from torch import nn
 
@@ -26,6 +26,7 @@ from mdkt_ros.sparse import (
 from mdkt_ros.sparse.backend import EngineUnavailable
 from mdkt_ros.sparse.torch_backend import TorchBackend
 from mdkt_ros.sparse.triton_backend import TritonBackend, available, load
+from mdkt_ros.sparse.triton_backend.loading import MODULES
 from mdkt_ros.sparse.triton_backend.tuning import Launch
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("interpreter")]
@@ -47,12 +48,12 @@ def backend(interpreter: None) -> TritonBackend:
 
 @pytest.fixture
 def without_interpreter(monkeypatch) -> Iterator[None]:
-    kernels = sys.modules.pop(KERNELS, None)
+    kernels = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
     monkeypatch.delenv("TRITON_INTERPRET")
     yield
-    sys.modules.pop(KERNELS, None)
-    if kernels is not None:
-        sys.modules[KERNELS] = kernels
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    sys.modules.update(kernels)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -285,9 +286,9 @@ def test_the_interpreter_is_available_anywhere() -> None:
 
 def test_compiled_kernels_leave_the_cpu_to_pytorch(without_interpreter: None) -> None:
     backend = TritonBackend()
-    assert backend.tuning
-    backend.tuning = False
     assert not backend.tuning
+    backend.tuning = True
+    assert backend.tuning
     kernel_map = INPUTS["dense corner"](1).maps.strided(1, 2)
     features, kernel = random(kernel_map.in_count, 3), random(8, 3, 4)
     expected = TorchBackend().gather_gemm_scatter(features, kernel, kernel_map, None)
@@ -306,7 +307,7 @@ def test_without_triton(without_interpreter: None, monkeypatch) -> None:
 def test_tf32_follows_pytorch(backend: TritonBackend, monkeypatch) -> None:
     asked: list[str] = []
     launches = defaultdict(lambda: lambda *_, **options: asked.append(options["PRECISION"]))
-    monkeypatch.setattr(backend, "_kernels", SimpleNamespace(gather_gemm_scatter=launches))
+    monkeypatch.setattr(backend, "_kernels", SimpleNamespace(**{**vars(load()), "gather_gemm_scatter": launches}))
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     try:

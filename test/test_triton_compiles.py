@@ -13,40 +13,62 @@ pytestmark = [needs_triton, pytest.mark.slow]
 PROGRAM = """
 import sys
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from mdkt_ros.sparse.triton_backend.loading import load
-from mdkt_ros.sparse.triton_backend.tuning import forward_launches, gradient_launches
+from triton.runtime import driver, jit
 
-kernels, target = load(), GPUTarget("cuda", int(sys.argv[1]), 32)
+class Driver:  # of a GPU that is not there: kernels are compiled as they would be for the same call, and not launched
+    def get_current_target(self): return GPUTarget("cuda", int(sys.argv[1]), 32)
+    def get_current_device(self): return 0
+    def get_current_stream(self, device=0): return 0
 
-def build(function, pointers, launch, **constants):
-    signature = {}
-    for parameter in function.params:
-        name = parameter.name
-        signature[name] = "constexpr" if name in constants else "*" + pointers[name] if name in pointers else "i32"
-    source = ASTSource(fn=function, signature=signature, constexprs=constants)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    built = triton.compile(source, target=target, options=options)
+driver.set_active(Driver())
+launch = jit.JITFunction.run
+
+def compile_alone(self, *args, grid, warmup, **options):
+    built = launch(self, *args, grid=grid, warmup=True, **options)
     assert built.metadata.shared <= 99 << 10, built.metadata.shared  # what the smallest of these GPUs has, sm_86
-    print(function.__name__, launch, built.metadata.shared, len(built.asm["cubin"]))
+    print(self.fn.__name__, built.metadata.shared, built.asm["ttgir"].count("async_copy_global"))
+    return built
 
-rows = dict.fromkeys(["rows", "table", "counts", "in_rows", "out_rows"], "i32")
-for name, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}.items():
-    common = {"PRECISION": "tf32" if name == "fp32" else "ieee", "WIDEN": False}
-    values = dict.fromkeys(["features", "kernel", "bias", "add", "out", "out_gradient"], name)
-    largest = forward_launches(256, 256, dtype)[3]
-    blocks = {"BLOCK_OUT": largest.out_channels, "BLOCK_IN": largest.in_channels}
-    build(kernels.gather_gemm_scatter, {**rows, **values, "packed": "i64"}, largest,
-          BLOCK_ROWS=largest.rows, HAS_BIAS=True, HAS_ADD=True, RELU=True, **blocks, **common)
-    launch = gradient_launches(256, 256, dtype)[1]
-    blocks = {"BLOCK_OUT": launch.out_channels, "BLOCK_IN": launch.in_channels}
-    build(kernels.kernel_gradient, {**rows, **values, "partial": "fp32"}, launch,
-          BLOCK_PAIRS=launch.rows, **blocks, **common)
-for own in (False, True):
-    build(kernels.find_neighbours, {**rows, "keys": "i64", "centres": "i64", "order": "i64"}, launch,
-          BLOCK=256, HAS_ORDER=True, OWN=own)
+jit.JITFunction.run = compile_alone
+
+from mdkt_ros.scan_graph import _Recording
+from mdkt_ros.network import build_network
+from mdkt_ros.sparse import KernelMap, fuse, in_precision, register_engine
+from mdkt_ros.sparse.level import KeyFrame, Level
+from mdkt_ros.sparse.triton_backend import TritonBackend, load
+from mdkt_ros.sparse.triton_backend.maps import TritonMaps
+from mdkt_ros.sparse.triton_backend.static_scan import StaticScan
+from mdkt_ros.sparse.triton_backend.tuning import forward_launches, gradient_launches
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import FEATURES
+
+backend = TritonBackend()
+backend._computes = lambda *_: True
+for dtype in (torch.float16, torch.bfloat16, torch.float32):
+    torch.backends.cuda.matmul.allow_tf32 = dtype == torch.float32
+    table = torch.zeros((27, 256), dtype=torch.int32)
+    features = torch.zeros((256, 256), dtype=dtype)
+    kernel = torch.zeros((27, 256, 256), dtype=dtype)
+    kernel_map = KernelMap(256, 256, table=table)
+    for number in range(len(forward_launches(256, 256, dtype))):
+        backend._launch = lambda *_: forward_launches(256, 256, dtype)[number]
+        backend.convolve(features, kernel, kernel_map, torch.zeros(256), features, True, features)
+    backend._launch = lambda *_: gradient_launches(256, 256, dtype)[1]
+    backend.kernel_gradient(features, features, kernel_map)
+for order in (None, torch.arange(4)):
+    level = Level(torch.zeros((4, 4), dtype=torch.int32), KeyFrame((0, 0, 0, 0), (0, 9, 9, 9)), torch.arange(4))
+    level.order = order
+    maps = TritonMaps(load())
+    maps._computes = lambda level: True
+    maps.submanifold(level)
+    maps.strided(level, level)
+register_engine("triton", lambda device: TritonBackend())
+network = fuse(build_network("minkunet14s", in_channels=8, classes=3, width=0.1))
+for voxel_size in (0.5, 0.02):  # keys of 32 and of 64 bits
+    grid = VoxelGrid(voxel_size, (-40.0, -40.0, -4.0), (40.0, 40.0, 4.0))
+    scan = StaticScan(load(), torch.device("cpu"), grid, FEATURES, 1000, (1000,) * 5)
+    _Recording(network, scan)._enqueue()
 """
 
 
@@ -57,4 +79,10 @@ def test_kernels_compile(capability: int, tmp_path, monkeypatch) -> None:
     command = [sys.executable, "-c", PROGRAM, str(capability)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("\n") == 8
+    built = [line.split() for line in result.stdout.splitlines()]
+    assert len({name for name, *_ in built}) == 14
+    # Rows are gathered and matrices loaded while others are multiplied, which they would not be if a stride of 1 were
+    # no constant of the compiled kernel.
+    gemms = [line for line in built if line[0] in ("gather_gemm_scatter", "kernel_gradient")]
+    assert len(gemms) >= 15
+    assert all(int(copies) >= 4 for *_, copies in gemms)

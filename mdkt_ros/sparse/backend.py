@@ -125,7 +125,7 @@ Loader = Callable[[torch.device], Backend]
 """Gives the back end for a device; raises EngineUnavailable."""
 
 _LOADERS: dict[str, Loader] = {}
-_AUTO: dict[str, tuple[str, ...]] = {"cpu": ("native", "torch"), "cuda": ("torchsparse", "triton", "torch")}
+_AUTO: dict[str, tuple[str, ...]] = {"cpu": ("native", "torch"), "cuda": ("triton", "torchsparse", "torch")}
 _selected: ContextVar[str] = ContextVar("engine", default="auto")
 
 
@@ -175,12 +175,19 @@ def current_backend(device: torch.device) -> Backend:
     Raises:
         ConfigError: the engine that was asked for cannot run here; the message says why.
     """
-    return _resolve(_selected.get(), device).backend
+    return _resolve(_selected.get(), _with_index(device)).backend
 
 
 def current_engine(device: torch.device) -> Choice:
     """Its name, and why it is that one. Raises ConfigError."""
-    return _resolve(_selected.get(), device)
+    return _resolve(_selected.get(), _with_index(device))
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """`cuda` as `cuda:0`, as tensors have it: an engine tests and tunes itself once for a device, not for its names."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 @cache

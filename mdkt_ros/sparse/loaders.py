@@ -46,9 +46,7 @@ def _triton(device: torch.device) -> Backend:
     if reason := available(device):
         raise EngineUnavailable(reason)
     backend = TritonBackend()
-    backend.tuning = False  # of what a network's layers are, not of the self-test's
     _trust(backend, device)
-    backend.tuning = True
     return backend
 
 

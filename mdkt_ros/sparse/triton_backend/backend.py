@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from mdkt_ros.sparse.torch_backend import TorchBackend
 from mdkt_ros.sparse.triton_backend.loading import load
 from mdkt_ros.sparse.triton_backend.maps import TritonMaps
 from mdkt_ros.sparse.triton_backend.pairs import Pairs
-from mdkt_ros.sparse.triton_backend.tiling import MAX_OFFSETS, Tiling
+from mdkt_ros.sparse.triton_backend.tiling import MAX_OFFSETS, TILING, Tiling, device_of
 from mdkt_ros.sparse.triton_backend.tuning import (
     Launch,
     Tuner,
@@ -49,16 +48,17 @@ def available(device: torch.device) -> str | None:
 class TritonBackend:
     """Implicit GEMM in Triton for float32, float16 and bfloat16; sums are made in float32, in a fixed order.
 
-    What it cannot compute goes to the back end `torch`: float64, kernels of more than 31 offsets, tensors on the CPU
+    What it cannot compute goes to the back end `torch`: float64, kernels of more than 27 offsets, tensors on the CPU
     (but under TRITON_INTERPRET=1). 1^3 convolutions are PyTorch's own products. Products of float32 are in TF32 where
     PyTorch's own are (`torch.backends.cuda.matmul.allow_tf32`).
 
-    Nothing here waits for the device but tuning: the first call of a class of shapes (channels, dtype, octave of rows)
-    compiles and measures, which takes seconds for a whole network. A node that must keep pace runs a scan of every size
-    that it expects, then sets `tuning` to False.
+    Nothing here waits for the device but tuning, which is off unless asked for: the first call of a class of shapes
+    (channels, dtype, octave of rows) then compiles and measures, which takes half a minute for a whole network, for a
+    few hundredths of its time afterwards.
 
     Attributes:
-        tuning: whether to measure shapes that have not come up yet; else they take what similar ones took.
+        tuning: whether to measure shapes that have not come up yet; else they take what similar ones took, or what is
+            best on an H100.
 
     Raises:
         EngineUnavailable: Triton is missing.
@@ -120,7 +120,7 @@ class TritonBackend:
         if out.numel() == 0:
             return
         _, in_channels, out_channels = kernel.shape
-        tiling = _tiling(kernel_map)
+        tiling = self._tiling(kernel_map)
         bias = None if bias is None else bias.contiguous()
         add = add if add is None or add.stride(1) == 1 else add.contiguous()
 
@@ -154,7 +154,7 @@ class TritonBackend:
         def try_out(launch: Launch) -> None:
             run(launch, torch.empty_like(out))  # `out` may hold what is to be added
 
-        with _device_of(features):
+        with device_of(features):
             run(self._launch("forward", features, kernel, kernel_map, forward_launches, try_out), out)
 
     def kernel_gradient(
@@ -189,7 +189,7 @@ class TritonBackend:
             )
             return partial.sum(dim=0).to(features.dtype)
 
-        with _device_of(features):
+        with device_of(features):
             return run(self._launch("gradient", features, out_gradient, kernel_map, gradient_launches, run))
 
     def _computes(self, features: torch.Tensor, kernel_map: KernelMap) -> bool:
@@ -212,6 +212,13 @@ class TritonBackend:
         rows = shape_class(kernel_map.out_count)
         return self._tuner.choose(key, rows, candidates(*channels, features.dtype), run)
 
+    def _tiling(self, kernel_map: KernelMap) -> Tiling:
+        if TILING not in kernel_map.kept:
+            with torch.inference_mode(False), torch.no_grad():  # the map may serve training later
+                kernel_map.kept[TILING] = Tiling.of(kernel_map, self._kernels)
+        tiling: Tiling = kernel_map.kept[TILING]
+        return tiling
+
     def _options(self, launch: Launch, features: torch.Tensor) -> dict[str, Any]:
         return {
             "BLOCK_OUT": launch.out_channels,
@@ -221,14 +228,6 @@ class TritonBackend:
             "num_warps": launch.warps,
             "num_stages": launch.stages,
         }
-
-
-def _tiling(kernel_map: KernelMap) -> Tiling:
-    if "triton tiling" not in kernel_map.kept:
-        with torch.inference_mode(False), torch.no_grad():  # the map may serve training later
-            kernel_map.kept["triton tiling"] = Tiling.of(kernel_map)
-    tiling: Tiling = kernel_map.kept["triton tiling"]
-    return tiling
 
 
 def _pairs(kernel_map: KernelMap) -> Pairs:
@@ -247,11 +246,6 @@ def _splits(programs: int, most: int, device: torch.device) -> int:
 
 def _precision() -> str:
     return "tf32" if tf32_is_allowed() else "ieee"
-
-
-def _device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whatever device its arguments are on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _gpu_timing() -> tuple[Callable[[Callable[[], object]], float], tuple[type[Exception], ...]]:

@@ -3,6 +3,10 @@
 They use the language's builtins alone, none of its functions that are Triton code themselves (`tl.cdiv`, `tl.zeros`):
 those are compiled or interpreted according to the environment in which *Triton* was imported, which may have been
 before TRITON_INTERPRET was set.
+
+Strides and channels are annotated `tl.tensor`, which they are in a kernel. Annotated `int` they would stay variables
+even where they are 1, and rows whose channels are not known to lie side by side are loaded without a pipeline: a tenth
+of the speed on an H100.
 """
 
 from __future__ import annotations
@@ -74,15 +78,15 @@ def gather_gemm_scatter(
     packed: tl.tensor,
     counts: tl.tensor,
     slots: int,
-    in_channels: int,
-    out_channels: int,
-    feature_row_stride: int,
-    feature_channel_stride: int,
-    kernel_offset_stride: int,
-    kernel_in_stride: int,
-    kernel_out_stride: int,
-    add_row_stride: int,
-    out_row_stride: int,
+    in_channels: tl.tensor,
+    out_channels: tl.tensor,
+    feature_row_stride: tl.tensor,
+    feature_channel_stride: tl.tensor,
+    kernel_offset_stride: tl.tensor,
+    kernel_in_stride: tl.tensor,
+    kernel_out_stride: tl.tensor,
+    add_row_stride: tl.tensor,
+    out_row_stride: tl.tensor,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
@@ -163,12 +167,12 @@ def kernel_gradient(
     counts: tl.tensor,
     capacity: int,
     splits: int,
-    in_channels: int,
-    out_channels: int,
-    feature_row_stride: int,
-    feature_channel_stride: int,
-    gradient_row_stride: int,
-    gradient_channel_stride: int,
+    in_channels: tl.tensor,
+    out_channels: tl.tensor,
+    feature_row_stride: tl.tensor,
+    feature_channel_stride: tl.tensor,
+    gradient_row_stride: tl.tensor,
+    gradient_channel_stride: tl.tensor,
     BLOCK_PAIRS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from types import ModuleType
-
 import torch
 
 from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.level import Level
 from mdkt_ros.sparse.torch_maps import TorchMaps
+from mdkt_ros.sparse.triton_backend.loading import Kernels
+from mdkt_ros.sparse.triton_backend.tiling import device_of
 
 _BLOCK = 256
 
@@ -21,7 +20,7 @@ class TritonMaps(TorchMaps):
     how many the next level has. On the CPU, outside of the interpreter, all is as there.
     """
 
-    def __init__(self, kernels: ModuleType):
+    def __init__(self, kernels: Kernels):
         self._kernels = kernels
 
     def submanifold(self, level: Level) -> KernelMap:
@@ -44,7 +43,7 @@ class TritonMaps(TorchMaps):
         table = torch.empty((27, len(centres)), dtype=torch.int32, device=centres.device)
         if len(centres) == 0:
             return table
-        with torch.cuda.device(table.device) if table.is_cuda else nullcontext():
+        with device_of(table):
             self._kernels.find_neighbours[(-(-len(centres) // _BLOCK), 9)](
                 level.keys,
                 level.keys if level.order is None else level.order,

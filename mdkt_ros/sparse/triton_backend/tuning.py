@@ -32,20 +32,19 @@ class Launch:
 @cache
 def forward_launches(in_channels: int, out_channels: int, dtype: torch.dtype) -> tuple[Launch, ...]:
     """Candidates for `gather_gemm_scatter`; the first is the one to take unmeasured."""
-    deepest = 32 if dtype == torch.float32 else 64
-    block_in = _block(in_channels, deepest)
+    half = dtype != torch.float32
+    deep, shallow = _block(in_channels, 64 if half else 32), _block(in_channels, 32 if half else 16)
+    block_in = deep if in_channels % deep == 0 else shallow
     wide, narrow = _block(out_channels, 128), _block(out_channels, 64)
-    shallow = max(block_in // 2, 16)
+    # Of 48 configurations of every layer of MinkUNet18 on an H100 (bfloat16, a scan in voxels of 5 cm) the first alone
+    # is 13 % off the best choice for each layer; these are what the best are like.
     return _distinct(
-        Launch(64, narrow, block_in),
-        Launch(128, narrow, block_in),
-        Launch(128, narrow, shallow, 4, 4),
-        Launch(128, wide, block_in, 8),
-        Launch(128, wide, shallow, 4, 4),
         Launch(64, wide, block_in),
-        Launch(64, narrow, shallow, 4, 5),
-        Launch(32, narrow, block_in, 2, 4),
-        Launch(32, wide, block_in, 4, 4),
+        Launch(128, wide, block_in),
+        Launch(64, wide, _block(in_channels, 128 if half else 32), 4, 2),
+        Launch(64, wide, shallow),
+        Launch(128, wide, shallow, 4, 4),
+        Launch(32, narrow, block_in, 4, 4),
     )
 
 
@@ -88,7 +87,7 @@ class Tuner:
     """
 
     def __init__(self, measure: Callable[[Callable[[], object]], float], unfit: tuple[type[Exception], ...] = ()):
-        self.active = True
+        self.active = False
         self._measure = measure
         self._unfit = unfit
         self._chosen: dict[Hashable, dict[int, Launch]] = {}
