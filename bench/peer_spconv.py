@@ -23,21 +23,12 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch import nn
 
+from bench.peer_networks import SpconvNetwork
 from mdkt_ros.benchmark.cases import parse_preset
 from mdkt_ros.benchmark.scans import spinning_scan
 from mdkt_ros.network import PointNetwork, build_network
-from mdkt_ros.sparse import (
-    SparseTensor,
-    StridedConv3d,
-    SubmanifoldConv3d,
-    TransposedConv3d,
-    fuse,
-    in_precision,
-    resolve_precision,
-    use_engine,
-)
+from mdkt_ros.sparse import SparseTensor, fuse, in_precision, resolve_precision, use_engine
 from mdkt_ros.voxel_grid import VoxelGrid
 from mdkt_ros.voxels import collate, voxelize
 
@@ -81,7 +72,7 @@ def compare(
 
         spconv.pytorch.ops.get_current_stream = lambda: 0
     fused = fuse(network)
-    peer, peer_trained = SpconvNetwork(fused, grid.shape), SpconvNetwork(network, grid.shape)
+    peer, peer_trained = SpconvNetwork(fused, grid.shape, native=True), SpconvNetwork(network, grid.shape, native=True)
     with torch.no_grad(), use_engine("native"):
         ours, theirs = fused(SparseTensor(batch.features, batch.coordinates)).logits, peer(batch)
     error = float((ours - theirs).abs().max() / ours.abs().max())
@@ -128,83 +119,6 @@ def compare(
         stage: {name: {"median": median(values), "least": min(values)} for name, values in both.items()}
         for stage, both in times.items()
     }
-
-
-class SpconvNetwork(nn.Module):
-    """Our network's forward pass on spconv's convolutions, with its weights."""
-
-    def __init__(self, network: PointNetwork, shape: tuple[int, int, int]):
-        super().__init__()
-        self.network = network
-        self.shape = [-(-size // 16) * 16 for size in shape]
-        self.convolutions = nn.ModuleDict()
-
-    def forward(self, batch: SparseTensor) -> torch.Tensor:
-        import spconv.pytorch as spconv
-
-        x = spconv.SparseConvTensor(batch.features, batch.coordinates, self.shape, 1)
-        net = self.network
-        self.stride = 1
-        skips = [self._run(net.stem, x)]
-        for stage in (net.stage1, net.stage2, net.stage3, net.stage4):
-            skips.append(self._run(stage, skips[-1]))
-        out = skips.pop()
-        for up, blocks in (net.up1, net.up2, net.up3, net.up4):
-            out = self._run(up.net, out)
-            skip = skips.pop()
-            out = self._run(blocks, out.replace_feature(torch.cat([out.features, skip.features], dim=1)))
-        linear: Any = net.classifier[0]
-        return nn.functional.linear(out.features, linear.weight, linear.bias)
-
-    def _run(self, module: Any, x: Any) -> Any:
-        if isinstance(module, SubmanifoldConv3d) and module.kernel_size == 1:
-            features = x.features @ module.kernel
-            return x.replace_feature(features if module.bias is None else features + module.bias)
-        if isinstance(module, (SubmanifoldConv3d, StridedConv3d, TransposedConv3d)):
-            x = self._convolution(module)(x)
-            return x.replace_feature(x.features.relu()) if module.relu else x
-        if hasattr(module, "normalize"):
-            return x.replace_feature(module.normalize(x.features))
-        if isinstance(module, nn.Identity):
-            return x
-        if hasattr(module, "downsample"):
-            shortcut = self._run(module.downsample, x)
-            out = self._run(module.net, x)
-            return out.replace_feature((out.features + shortcut.features).relu())
-        if hasattr(module, "inplace"):
-            return x.replace_feature(x.features.relu())
-        for part in module.net if hasattr(module, "net") else module:
-            x = self._run(part, x)
-        return x
-
-    def _convolution(self, module: Any) -> Any:
-        """spconv's twin of one of our convolutions; made at its first call, when its level is known."""
-        import spconv.pytorch as spconv
-        from spconv.core import ConvAlgo
-
-        key = str(id(module))
-        if isinstance(module, TransposedConv3d):
-            self.stride //= 2
-        if key not in self.convolutions:
-            options = {"bias": module.bias is not None, "algo": ConvAlgo.Native}
-            cin, cout, stride = module.in_channels, module.out_channels, self.stride
-            weight = module.kernel.detach()
-            if isinstance(module, SubmanifoldConv3d):
-                twin = spconv.SubMConv3d(cin, cout, 3, indice_key=f"sub{stride}", **options)
-                weight = weight.view(3, 3, 3, cin, cout).permute(4, 2, 1, 0, 3)  # ours counts x fastest
-            else:
-                weight = weight.view(2, 2, 2, cin, cout).permute(4, 0, 1, 2, 3)
-                if isinstance(module, StridedConv3d):
-                    twin = spconv.SparseConv3d(cin, cout, 2, 2, indice_key=f"down{stride}", **options)
-                else:
-                    twin = spconv.SparseInverseConv3d(cin, cout, 2, indice_key=f"down{stride}", **options)
-            twin.weight = nn.Parameter(weight.contiguous())
-            if module.bias is not None:
-                twin.bias = nn.Parameter(module.bias.detach().clone())
-            self.convolutions[key] = twin
-        if isinstance(module, StridedConv3d):
-            self.stride *= 2
-        return self.convolutions[key]
 
 
 if __name__ == "__main__":

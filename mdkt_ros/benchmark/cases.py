@@ -68,11 +68,13 @@ class Row:
         return self.cpu_ms if self.device == "cpu" and self.threads == 1 else self.wall_ms
 
 
-def stages_of(engine: str, precision: str) -> tuple[str, ...]:
-    """Stages that an engine has in a precision."""
+def stages_of(engine: str, precision: str, device: str) -> tuple[str, ...]:
+    """Stages that an engine has in a precision: maps have none, and nothing is trained in half of one on a CPU."""
     if engine == GEMM:
         return ("forward",)
-    return STAGES if precision == "fp32" else ("forward", "end_to_end")
+    if precision == "fp32":
+        return STAGES
+    return ("forward", "end_to_end") if device == "cpu" else ("forward", "forward_backward", "end_to_end")
 
 
 def parse_engine(text: str) -> tuple[str, str]:

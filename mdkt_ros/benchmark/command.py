@@ -163,12 +163,12 @@ def bench_node(
     else:
         cloud = read_scan(scan)
         clouds = [scan_message(cloud.xyz(), cloud.intensity())]
+    on = str(resolve_device(device))
     if find_spec("rclpy") is None:
-        rows = measure_node(clouds, checkpoint, precision, repeats=repeats, progress=progress)
+        rows = measure_node(clouds, checkpoint, precision, device=on, repeats=repeats, progress=progress)
     else:
         from mdkt_ros.ros.bench import measure as measure_with_ros
 
-        on = str(resolve_device(device))
         rows = measure_with_ros(clouds, checkpoint, device=on, precision=precision, repeats=repeats, progress=progress)
     if as_json is not None:
         _write(as_json, rows)

@@ -81,7 +81,8 @@ class _Subject:
             self._inputs[engine] = self.fresh()
         x = self._inputs[engine]
         network = self._in(case.precision)
-        return lambda: _forward(network, x) if stage == "forward" else self._step(x)
+        dtype = Precision(case.precision).dtype
+        return lambda: _forward(network, x) if stage == "forward" else self._step(x, dtype)
 
     def _in(self, precision: str) -> PointNetwork:
         if precision not in self._rounded:
@@ -95,10 +96,14 @@ class _Subject:
             maps.strided(stride, 2)
         maps.submanifold(16)
 
-    def _step(self, x: SparseTensor) -> torch.Tensor:
+    def _step(self, x: SparseTensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """All gradients, computed under autocast where `dtype` is half of a precision."""
         self.network.zero_grad(set_to_none=True)
+        halved = dtype is not None and dtype.itemsize == 2
         with block_threads():
-            self.network(x).logits.square().mean().backward()
+            with torch.autocast(self.device.type, dtype=dtype if halved else None, enabled=halved):
+                logits = self.network(x).logits
+            logits.to(x.features.dtype).square().mean().backward()
         gradients = [p.grad.view(-1) for p in self.network.parameters() if p.grad is not None]
         return torch.cat(gradients)
 
@@ -156,7 +161,7 @@ def measure(
             for count in threads
             for stage in stages
             for engine, precision in map(parse_engine, engines)
-            if stage in stages_of(engine, precision)
+            if stage in stages_of(engine, precision, subject.device.type)
         ]
         done = index * (repeats + 1)
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 
 _SIDE = 1024
+_GPU_SIDE = 8192
 _COPIED = 64 << 20
+_GPU_COPIED = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Machine:
         name: processor or GPU.
         threads: CPU threads of the rates.
         gemm_gflops: 10^9 operations a second of a square float32 product by PyTorch.
+        gemm_half_gflops: the same in bfloat16, on a GPU; else 0.
         copy_gbs: 10^9 bytes a second, read and written, of a large copy.
     """
 
@@ -28,18 +31,25 @@ class Machine:
     threads: int
     gemm_gflops: float
     copy_gbs: float
+    gemm_half_gflops: float = 0.0
 
 
 def measure_machine(device: torch.device, repeats: int = 5) -> Machine:
     """Rates of `device`, on the CPU with PyTorch's present number of threads."""
-    a, b = (torch.rand((_SIDE, _SIDE), device=device) for _ in range(2))
-    product = torch.empty_like(a)
-    source = torch.zeros(_COPIED // 4, device=device)
+    on_gpu = device.type == "cuda"
+    side, copied = (_GPU_SIDE, _GPU_COPIED) if on_gpu else (_SIDE, _COPIED)
+
+    def product(dtype: torch.dtype) -> float:
+        a, b = (torch.rand((side, side), device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        return 2e-9 * side**3 / _best(lambda: torch.mm(a, b, out=out), device, repeats)
+
+    source = torch.zeros(copied // 4, device=device)
     copy = torch.empty_like(source)
-    gemm = _best(lambda: torch.mm(a, b, out=product), device, repeats)
     moved = _best(lambda: copy.copy_(source), device, repeats)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return Machine(name, torch.get_num_threads(), 2e-9 * _SIDE**3 / gemm, 2e-9 * _COPIED / moved)
+    half = product(torch.bfloat16) if on_gpu else 0.0
+    name = torch.cuda.get_device_name(device) if on_gpu else _processor()
+    return Machine(name, torch.get_num_threads(), product(torch.float32), 2e-9 * copied / moved, half)
 
 
 def _best(work: Callable[[], object], device: torch.device, repeats: int) -> float:

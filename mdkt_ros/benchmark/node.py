@@ -174,11 +174,12 @@ def measure_node(
     checkpoint: Path | None = None,
     precision: str = "fp32",
     *,
+    device: str = "cpu",
     repeats: int = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[NodeMeasurement]:
     """`measure_stages` of each cloud, without ROS. Raises MdktError: the checkpoint cannot be used."""
-    segmenter = Segmenter.load(checkpoint, "cpu", precision=precision)
+    segmenter = Segmenter.load(checkpoint, device, precision=precision)
     found = []
     for done, cloud in enumerate(clouds):
         found.append(measure_stages(cloud, segmenter, repeats=repeats))
