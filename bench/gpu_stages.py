@@ -93,6 +93,7 @@ def main() -> None:
         print(f"{stage:20s} {count:4d} kernels {milliseconds:7.3f} ms")
     total = sum(milliseconds for _, milliseconds in stages.values())
     print(f"{'all on the GPU':20s}              {total:7.3f} ms")
+    print(f"memory: {torch.cuda.max_memory_reserved() / 2**20:.0f} MiB reserved")
     walls.sort()
     print(
         f"points to labels, wall clock: median {median(walls):.2f} ms, least {walls[0]:.2f}, "

@@ -138,6 +138,20 @@ def test_drawn_once_and_the_same_by_the_same_seed(source: Source, tmp_path: Path
     assert not (np.array_equal(first.indices, other.indices) and np.array_equal(first.counts, other.counts))
 
 
+def test_two_trainings_may_draw_the_same_at_once(source: Source, tmp_path: Path, monkeypatch) -> None:
+    slow = draw_labels
+
+    def overtaken(*arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr("training.data.draw.draw_labels", slow)
+            stored_draw(source, 5, 4, tmp_path / "draws")
+        return slow(*arguments, **options)
+
+    monkeypatch.setattr("training.data.draw.draw_labels", overtaken)
+    draw = stored_draw(source, 5, 4, tmp_path / "draws")
+    np.testing.assert_array_equal(draw.indices, load_draw(draw.path).indices)
+
+
 def test_each_kind_of_budget_has_a_draw_of_its_own(source: Source, tmp_path: Path):
     paths = {stored_draw(source, 100, 0, tmp_path / "draws", unit=unit).path for unit in ("points", "clicks", "frames")}
     assert len(paths) == 3

@@ -22,6 +22,7 @@ from mdkt_ros.benchmark.plot import plot
 from mdkt_ros.benchmark.scans import scan_of, spinning_scan
 from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.memory import keep_freed_memory
 from mdkt_ros.network import build_network
 from mdkt_ros.output import atomic_output
 from mdkt_ros.report import print_engines, print_node_measurements
@@ -163,6 +164,7 @@ def bench_node(
     else:
         cloud = read_scan(scan)
         clouds = [scan_message(cloud.xyz(), cloud.intensity())]
+    keep_freed_memory()  # as the node does
     on = str(resolve_device(device))
     if find_spec("rclpy") is None:
         rows = measure_node(clouds, checkpoint, precision, device=on, repeats=repeats, progress=progress)

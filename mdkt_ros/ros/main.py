@@ -35,8 +35,10 @@ def _run() -> int:
     import rclpy
     from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
+    from mdkt_ros.memory import keep_freed_memory
     from mdkt_ros.ros.node import SegmentNode
 
+    keep_freed_memory()
     rclpy.init()
     node, ended = None, True
     try:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mdkt_ros.drive.frame import Frame
-from mdkt_ros.errors import LabelError
+from mdkt_ros.errors import LabelError, OutputError
 from mdkt_ros.labels import IGNORE
 from mdkt_ros.output import atomic_output
 from training.data.budgets import clicks, some_frames, some_points
@@ -218,7 +218,12 @@ def stored_draw(
     path = folder / f"{source.kind}-{share}-seed{seed}-{key}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        save_draw(draw_labels(source, percent, seed, path, unit=unit, key=key, progress=progress))
+        drawn = draw_labels(source, percent, seed, path, unit=unit, key=key, progress=progress)
+        try:
+            save_draw(drawn)
+        except OutputError:
+            if not path.exists():  # else another training has stored the same draw meanwhile
+                raise
     draw = load_draw(path)
     same = (draw.unit, draw.percent, draw.seed, draw.fingerprint) == (unit, percent, seed, key)
     if not same or len(draw.points) != len(source):
