@@ -8,9 +8,11 @@ from device_waits import forbid_waits
 from interpreted_triton import interpreter, needs_triton
 from sparse_inputs import INPUTS
 
+from mdkt_ros.sparse import SparseTensor, use_engine
 from mdkt_ros.sparse.torch_maps import TorchMaps
 from mdkt_ros.sparse.triton_backend.loading import load
 from mdkt_ros.sparse.triton_backend.maps import TritonMaps
+from mdkt_ros.sparse.triton_backend.tiling import TILING, Tiling
 
 pytestmark = [needs_triton, pytest.mark.usefixtures("interpreter")]
 __all__ = ["interpreter"]
@@ -74,3 +76,19 @@ def test_searching_waits_for_nothing(monkeypatch) -> None:
         builder.submanifold(level)
         builder.strided(level, coarse)
         builder.transposed(level, coarse, parents)
+
+
+@pytest.mark.parametrize("name", ["negative, odd extents", "isolated voxels", "no voxel"])
+def test_maps_that_are_arranged_together_are_laid_out_as_each_alone(name: str) -> None:
+    with use_engine("triton"):
+        maps = SparseTensor(torch.zeros((len(INPUTS[name](1)), 1)), INPUTS[name](1).coordinates).maps
+        maps.prepare([1, 2, 4])
+    found = [maps.submanifold(1), maps.submanifold(4), maps.strided(1, 2), maps.transposed(2), maps.strided(2, 2)]
+    for kernel_map in found:
+        together, alone = kernel_map.kept[TILING], Tiling.of(kernel_map, load())
+        assert torch.equal(together.rows, alone.rows)
+        assert torch.equal(together.table, alone.table)
+        for rows in (32, 128):
+            assert torch.equal(together.offsets(rows).packed, alone.offsets(rows).packed)
+            assert torch.equal(together.offsets(rows).counts, alone.offsets(rows).counts)
+    assert maps.strided(1, 2).reversed is maps.transposed(1)

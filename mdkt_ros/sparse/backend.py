@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -40,6 +40,10 @@ class MapBuilder(Protocol):
 
     def transposed(self, level: Level, coarse: Level, parents: torch.Tensor) -> KernelMap:
         """Map of the transposed 2^3 convolution: every voxel meets its parent under the offset of its place in it."""
+        ...
+
+    def arrange(self, maps: Sequence[KernelMap]) -> None:
+        """Keep with all of these maps at once what the engine will ask of each."""
         ...
 
 

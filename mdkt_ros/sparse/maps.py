@@ -74,6 +74,7 @@ class KernelMaps:
                     make()
         for done in beside:
             done.result()
+        self._builder.arrange(list(self._maps.values()))
 
     def identity(self, stride: int) -> KernelMap:
         """Map of the 1^3 convolution on level `stride`."""
@@ -106,7 +107,9 @@ class KernelMaps:
                     coarse = self._level(2 * stride)
                     made = self._builder.transposed(level, coarse, self._parents[stride])
                 elif kernel_size == 2:
-                    made = self.transposed(stride).reversed
+                    back = self.transposed(stride)
+                    made = back.reversed
+                    made.reversed = back  # so that a backward pass finds it laid out
                 else:
                     made = self._builder.strided(level, self._level(2 * stride))
             self._maps[key] = made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from mdkt_ros.sparse.kernel_map import KernelMap
@@ -66,6 +68,9 @@ class TorchMaps:
         table = torch.full((8, len(coordinates)), -1, dtype=torch.int32, device=coordinates.device)
         table.scatter_(0, offset[None], parents[None].to(torch.int32))
         return KernelMap(len(coarse), len(coordinates), table=table)
+
+    def arrange(self, maps: Sequence[KernelMap]) -> None:
+        """Nothing: blocks depend on the channels, too."""
 
 
 def _to_rows(table: torch.Tensor, level: Level) -> torch.Tensor:

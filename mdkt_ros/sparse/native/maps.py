@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -89,6 +91,9 @@ class NativeMaps:
         loops.split_by_place(level.coordinates.numpy(), parents.numpy(), written[:8], written[8:], counts)
         lists = PairLists(columns, np.arange(8), np.arange(8, 16), counts)
         return KernelMap(len(coarse), len(level), lists=lists, monotone=True)
+
+    def arrange(self, maps: Sequence[KernelMap]) -> None:
+        """Nothing: pieces depend on the channels, too."""
 
 
 def _keys(coordinates: torch.Tensor, shift: int, frame: KeyFrame) -> tuple[torch.Tensor, bool]:

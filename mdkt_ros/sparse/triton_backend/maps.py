@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.level import Level
 from mdkt_ros.sparse.torch_maps import TorchMaps
 from mdkt_ros.sparse.triton_backend.loading import Kernels
-from mdkt_ros.sparse.triton_backend.tiling import device_of
+from mdkt_ros.sparse.triton_backend.tiling import MAX_MAPS, MAX_OFFSETS, TILING, MapStack, Segment, device_of
 
 _BLOCK = 256
 
@@ -34,6 +36,27 @@ class TritonMaps(TorchMaps):
         centres = coarse.coordinates.to(torch.int64)
         centres[:, 1:] *= 2
         return KernelMap(len(level), len(coarse), table=self._search(level, level.frame.keys(centres), own=False))
+
+    def arrange(self, maps: Sequence[KernelMap]) -> None:
+        """Bring maps into the order of tiles, all in the launches that one would take."""
+        wanted = [
+            kernel_map
+            for kernel_map in dict.fromkeys(maps)
+            if not kernel_map.identity and kernel_map.offsets <= MAX_OFFSETS and TILING not in kernel_map.kept
+        ]
+        for first in range(0, len(wanted), MAX_MAPS):
+            self._arrange(wanted[first : first + MAX_MAPS])
+
+    def _arrange(self, maps: Sequence[KernelMap]) -> None:
+        device = maps[0].table.device
+        if not (device.type == "cuda" or self._kernels.INTERPRETED):
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            stack = MapStack([Segment(each.out_count, each.offsets) for each in maps], device, self._kernels)
+            stack.tables = torch.cat([each.table.reshape(-1) for each in maps])
+            stack.sort(torch.tensor([each.out_count for each in maps], dtype=torch.int32).to(device, non_blocking=True))
+            for number, each in enumerate(maps):
+                each.kept[TILING] = stack.tiling(number)
 
     def _computes(self, level: Level) -> bool:
         return level.keys.is_cuda or bool(self._kernels.INTERPRETED)

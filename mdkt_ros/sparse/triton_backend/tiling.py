@@ -22,7 +22,9 @@ from mdkt_ros.sparse.triton_backend.loading import Kernels
 ROW_MULTIPLE = 128
 """Tiles have a number of rows that divides this."""
 MAX_OFFSETS = 27
-"""As many as a sort key has bits beside the number of the map, of which there may be 16."""
+"""As many as a sort key has bits beside the number of the map."""
+MAX_MAPS = 16
+"""Maps that are sorted together."""
 TILING = "triton tiling"
 """What a kernel map keeps its `Tiling` under."""
 _WORDS = 3
@@ -127,6 +129,8 @@ class MapStack:
 
     def __init__(self, segments: Sequence[Segment], device: torch.device, kernels: Kernels):
         self.segments = tuple(segments)
+        if len(self.segments) > MAX_MAPS:
+            raise ValueError(f"{len(self.segments)} maps are more than {MAX_MAPS}")
         self._kernels = kernels
         layout, blocks = [], []
         slot = source = target = 0
