@@ -25,6 +25,9 @@ from mdkt_ros.voxel_grid import VoxelGrid
 STRIDES = (1, 2, 4, 8, 16)
 """Of the levels that the network has, the finest first."""
 _MARGIN = 1.25
+"""Room for points beyond those of the scan that a graph is recorded for."""
+_MARGINS = (1.25, 1.4, 1.6, 2.0, 2.5)
+"""And for voxels of each of the levels: coarse ones cost little, and differ most from scene to scene."""
 _BLOCK = 256
 _HEADER = 32
 """Bytes before the labels: how many voxels there are."""
@@ -84,7 +87,8 @@ class ScanGraph:
             points, rooms = len(xyz), list(voxels)
             if self._recording is not None:
                 points = max(points, int(self._recording.points / _MARGIN))
-                rooms = [max(new, int(old / _MARGIN)) for new, old in zip(rooms, self._recording.rooms, strict=True)]
+                before = zip(self._recording.rooms, _MARGINS, strict=True)
+                rooms = [max(new, int(old / margin)) for new, (old, margin) in zip(rooms, before, strict=True)]
             self._recording = None  # its memory first
             self._recording = _Recording(
                 self._network,
@@ -94,7 +98,7 @@ class ScanGraph:
                     self._grid,
                     self._features,
                     int(_MARGIN * points),
-                    [int(_MARGIN * room) for room in rooms],
+                    [int(margin * room) for room, margin in zip(rooms, _MARGINS, strict=True)],
                 ),
             )
             self._recording.record(xyz, intensity)

@@ -38,6 +38,8 @@ from mdkt_ros.segmenter import Segmenter
 
 NAME = f"mdkt_bench_{os.getpid()}"
 LABELLED = "labelled"
+PERIOD = 0.1
+"""Seconds between two scans of a sensor."""
 DEADLINE = 60.0
 """Seconds for the other process to start, or for one scan to be labelled."""
 
@@ -84,7 +86,7 @@ def measure(
     Raises:
         MdktError: the checkpoint cannot be used, or the other process does not answer.
     """
-    segmenter = Segmenter.load(checkpoint, "cpu", precision=precision)
+    segmenter = Segmenter.load(checkpoint, device, precision=precision)
     found = []
     context = rclpy.Context()
     rclpy.init(context=context)
@@ -191,7 +193,7 @@ def _listen(namespace: str, topic: str) -> None:
 
 
 def _sense(namespace: str, folder: str, repeats: str) -> None:
-    """Publish a scan whenever the labels of the one before have come; print the milliseconds of each."""
+    """Publish ten scans a second, or when the labels of the one before have come; print the milliseconds of each."""
     points, intensity = (np.load(f"{folder}/{name}.npy", allow_pickle=False) for name in ("points", "intensity"))
     node = rclpy.create_node("sensor", namespace=f"/{namespace}", start_parameter_services=False)
     got: list[Any] = []
@@ -203,6 +205,7 @@ def _sense(namespace: str, folder: str, repeats: str) -> None:
     time.sleep(0.5)  # the node must have seen this listener, too
     times = []
     cloud = scan_message(points, intensity if len(intensity) else None)
+    _send_to_itself(node, cloud)
     for number in range(int(repeats) + 1):
         header = Header(frame_id="lidar")
         header.stamp.sec = number + 1
@@ -215,7 +218,19 @@ def _sense(namespace: str, folder: str, repeats: str) -> None:
             if time.perf_counter() - start > DEADLINE:
                 sys.exit(f"no labels of {len(points)} points within {DEADLINE:g} s")
         times.append(1e3 * (time.perf_counter() - start))
+        time.sleep(max(PERIOD - (time.perf_counter() - start), 0.0))  # caches get cold between two scans of a sensor
     sys.stdout.write(json.dumps(times))
+
+
+def _send_to_itself(node: Node, cloud: CloudMessage) -> None:
+    """What a process pays for its own first cloud, sent and received, is no cost of the node that is measured."""
+    got: list[Any] = []
+    publisher = node.create_publisher(PointCloud2, "warm", QoSProfile(depth=1))
+    node.create_subscription(PointCloud2, "warm", got.append, QoSProfile(depth=1))
+    end = time.monotonic() + DEADLINE
+    while len(got) < 3 and time.monotonic() < end:
+        publisher.publish(cloud_message(cloud, Header(frame_id="lidar")))
+        rclpy.spin_once(node, timeout_sec=0.5)
 
 
 if __name__ == "__main__":
