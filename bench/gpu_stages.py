@@ -76,6 +76,7 @@ def main() -> None:
     intensity = np.full(len(points), 0.3, np.float32)
     segmenter.segment(points, intensity)
     ready = time.perf_counter() - start
+    memory = torch.cuda.memory_reserved() / 2**20
     walls = []
     for _ in range(options.repeats):
         start = time.perf_counter()
@@ -87,13 +88,12 @@ def main() -> None:
     rate = machine.gemm_gflops if segmenter.precision.name == "fp32" else machine.gemm_half_gflops
     print(
         f"{machine.name}: {preset} x {width:g}, {options.precision}, voxels of {options.voxel_size} m, {len(points):,} "
-        f"points, {voxels:,} voxels; ready after {ready:.1f} s"
+        f"points, {voxels:,} voxels; ready after {ready:.1f} s, {memory:.0f} MiB reserved"
     )
     for stage, (count, milliseconds) in stages.items():
         print(f"{stage:20s} {count:4d} kernels {milliseconds:7.3f} ms")
     total = sum(milliseconds for _, milliseconds in stages.values())
     print(f"{'all on the GPU':20s}              {total:7.3f} ms")
-    print(f"memory: {torch.cuda.max_memory_reserved() / 2**20:.0f} MiB reserved")
     walls.sort()
     print(
         f"points to labels, wall clock: median {median(walls):.2f} ms, least {walls[0]:.2f}, "
@@ -109,6 +109,7 @@ def main() -> None:
             "floors": {"gflop": gflop, "megabytes": megabytes},
             "voxels": voxels,
             "ready_s": ready,
+            "memory_mib": memory,
         }
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -40,6 +40,10 @@ class PointLimitWarning(UserWarning):
     """A cloud has more points than `max_points`, so that some get the label of their nearest neighbours."""
 
 
+class ScanGraphWarning(UserWarning):
+    """Scans cannot be labelled by a CUDA graph on this machine, though they could be on one like it."""
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """Labels of N points, in their order.
@@ -249,10 +253,18 @@ class Segmenter:
             voxels = self._voxelize(xyz, intensity)
             if not len(voxels):
                 return None
-            with use_engine(self.engine):
-                maps = collate([voxels])[0].maps
-                self._graph.make_room(xyz, intensity, [len(maps.coordinates(stride)) for stride in STRIDES])
-            labels = self._graph.label(xyz, intensity, self.clock)
+            try:
+                with use_engine(self.engine):
+                    maps = collate([voxels])[0].maps
+                    self._graph.make_room(xyz, intensity, [len(maps.coordinates(stride)) for stride in STRIDES])
+                labels = self._graph.label(xyz, intensity, self.clock)
+            except RuntimeError as error:  # no memory left, most likely
+                self._graph = None
+                self._warn(
+                    ScanGraphWarning,
+                    f"scans are labelled operation by operation, which is slower, because no CUDA graph could be "
+                    f"recorded: {' '.join(str(error).split())[:200]}",
+                )
         return labels
 
     def _voxelize(self, xyz: npt.NDArray[np.float32], intensity: npt.NDArray[np.float32] | None) -> TensorVoxels:

@@ -21,7 +21,8 @@ from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import CheckpointError, CloudError, ConfigError
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.segmenter import PointLimitWarning
+from mdkt_ros.scan_graph import GraphLabels
+from mdkt_ros.segmenter import PointLimitWarning, ScanGraphWarning
 from mdkt_ros.sparse import fuse
 from mdkt_ros.voxels import collate, voxelize
 
@@ -235,6 +236,50 @@ def test_cuda_labels_like_the_cpu(segmenter: Segmenter) -> None:
         assert (one.class_id == other.class_id).mean() > 0.999
         np.testing.assert_array_equal(one.class_id == 255, other.class_id == 255)
         np.testing.assert_allclose(one.probability, other.probability, atol=1e-2)
+
+
+class _Graph:
+    """Stands in for `ScanGraph`, which needs a GPU: it labels scans of up to 100 points once it has been recorded."""
+
+    def __init__(self, error: str = "") -> None:
+        self.error, self.rooms = error, []
+
+    def label(self, xyz, intensity, clock):
+        if not self.rooms or len(xyz) > 100:
+            return None
+        return GraphLabels(np.full(len(xyz), 7, np.uint8), *np.ones((2, len(xyz)), np.float32), {"total": 1.0})
+
+    def make_room(self, xyz, intensity, voxels) -> None:
+        if self.error:
+            raise RuntimeError(self.error)
+        self.rooms.append(list(voxels))
+
+
+def test_a_graph_labels_where_it_has_room() -> None:
+    segmenter = Segmenter(network(), META)
+    graph = _Graph()
+    segmenter._graph = graph
+    points, intensity = scan(60)
+    assert (segmenter.segment(points, intensity).class_id == 7).all()
+    assert len(graph.rooms) == 1
+    assert graph.rooms[0] == sorted(graph.rooms[0], reverse=True)
+    assert len(graph.rooms[0]) == 5
+    segmenter.segment(points, intensity)
+    assert len(graph.rooms) == 1, "recorded once"
+    points, intensity = scan()
+    expected = Segmenter(network(), META).segment(points, intensity)
+    np.testing.assert_array_equal(segmenter.segment(points, intensity).class_id, expected.class_id)
+    assert len(segmenter.segment(points[:0], intensity[:0])) == 0
+
+
+def test_without_memory_for_a_graph_scans_are_labelled_without_one() -> None:
+    segmenter = Segmenter(network(), META)
+    segmenter._graph = _Graph("CUDA out of memory.")
+    points, intensity = scan()
+    with pytest.warns(ScanGraphWarning, match="no CUDA graph could be recorded: CUDA out of memory"):
+        found = segmenter.segment(points, intensity)
+    np.testing.assert_array_equal(found.class_id, Segmenter(network(), META).segment(points, intensity).class_id)
+    segmenter.segment(points, intensity)  # and no second warning
 
 
 @pytest.mark.real
