@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -276,3 +278,21 @@ def test_a_back_end_that_fails_its_self_test_is_not_used(own_engines, monkeypatc
     assert choice.name == "torch"
     assert choice.reason.startswith("torchsparse: its self-test failed: ")
     assert "Wrong fails its self-test on cpu and is not used: " in caplog.text
+
+
+def test_a_reversed_map_leads_back_without_a_cycle() -> None:
+    maps = random_voxels("dense corner", 1).maps
+    back = maps.transposed(1)
+    there = maps.strided(1, 2)
+    assert there is back.reversed
+    assert there.reversed is back
+    alone = weakref.ref(back)
+    there = back.reversed
+    table = back.table
+    del maps, back
+    gc.disable()
+    try:
+        assert alone() is None, "freed without the collector of cycles"
+    finally:
+        gc.enable()
+    assert torch.equal(there.reversed.table, table)

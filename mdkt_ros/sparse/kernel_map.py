@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,6 +71,8 @@ class KernelMap:
         self.identity = identity
         self.kept: dict[Hashable, Any] = {}
         self._monotone = monotone
+        self._reversed: KernelMap | None = None
+        self._origin: weakref.ref[KernelMap] | None = None
         if table is not None:
             self.table = table
         if lists is not None:
@@ -95,9 +98,22 @@ class KernelMap:
             return int(self.lists.counts.sum())
         return int(torch.count_nonzero(self.table >= 0))
 
-    @cached_property
+    @property
     def reversed(self) -> KernelMap:
-        """The map of the transposed convolution: inputs and outputs change places, offset by offset."""
+        """The map of the transposed convolution: inputs and outputs change places, offset by offset.
+
+        Made once; its own is this map, as long as somebody else keeps that: a cycle would hold a scan's memory until
+        Python looks for cycles.
+        """
+        origin = None if self._origin is None else self._origin()
+        if origin is not None:
+            return origin
+        if self._reversed is None:
+            self._reversed = self._reverse()
+            self._reversed._origin = weakref.ref(self)
+        return self._reversed
+
+    def _reverse(self) -> KernelMap:
         if self._monotone:
             lists = self.lists.swapped()
             return KernelMap(self.out_count, self.in_count, lists=lists, symmetric=self.symmetric, monotone=True)

@@ -107,9 +107,7 @@ class KernelMaps:
                     coarse = self._level(2 * stride)
                     made = self._builder.transposed(level, coarse, self._parents[stride])
                 elif kernel_size == 2:
-                    back = self.transposed(stride)
-                    made = back.reversed
-                    made.reversed = back  # so that a backward pass finds it laid out
+                    made = self.transposed(stride).reversed
                 else:
                     made = self._builder.strided(level, self._level(2 * stride))
             self._maps[key] = made
