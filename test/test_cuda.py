@@ -143,6 +143,42 @@ def test_a_forward_pass_does_not_wait_for_the_device() -> None:
             torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.fixture(scope="module")
+def torchsparse() -> Iterator[None]:
+    """torchsparse 2.1 in float32 proper: its default on such a GPU is TF32."""
+    package = pytest.importorskip("torchsparse", reason="torchsparse is not installed")
+    before = package.backends.allow_tf32
+    package.backends.allow_tf32 = False
+    yield
+    package.backends.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.float16, 2e-2)])
+def test_torchsparse_gives_the_values_of_double_precision(torchsparse: None, dtype: torch.dtype, off: float) -> None:
+    torch.manual_seed(0)
+    network = fuse(build_network("minkunet18", in_channels=4, classes=19, width=0.5)).to(CUDA)
+    x = scan()
+    with torch.inference_mode():
+        with use_engine("torch"):
+            exact = copy.deepcopy(network).double()(SparseTensor(x.features.double(), x.coordinates)).logits
+        with use_engine("torchsparse"):
+            found = in_precision(network, dtype)(SparseTensor(x.features, x.coordinates)).logits
+    assert float((found.double() - exact).abs().max() / exact.abs().max()) < off
+
+
+def test_torchsparse_trains(torchsparse: None) -> None:
+    torch.manual_seed(0)
+    network = build_network("minkunet14s", in_channels=4, classes=19).to(CUDA)
+    x = scan(10_000)
+    gradients = []
+    for engine in ("torch", "torchsparse"):
+        network.zero_grad()
+        with use_engine(engine):
+            network(SparseTensor(x.features, x.coordinates)).logits.square().mean().backward()
+        gradients.append(torch.cat([p.grad.view(-1) for p in network.parameters() if p.grad is not None]))
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 1e-3
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_shipped_network_labels_like_the_cpu(precision: str) -> None:
     points = spinning_scan(32, 1000)
