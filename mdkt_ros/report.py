@@ -107,8 +107,10 @@ def summary_json(summary: SegmentSummary) -> dict[str, Any]:
 def print_engines(console: Console, machine: Machine, rows: Sequence[Row], scaling: Sequence[Row]) -> None:
     """Print what `mdkt bench` measured: a table a network, a row a stage and engine."""
     console.print(
-        f"{machine.name}: SGEMM {machine.gemm_gflops:.0f} GFLOP/s, copy {machine.copy_gbs:.1f} GB/s, "
-        f"{counted(machine.threads, 'thread')}"
+        f"{machine.name}: SGEMM {machine.gemm_gflops:.0f} GFLOP/s, "
+        + (f"in bfloat16 {machine.gemm_half_gflops:.0f}, " if machine.gemm_half_gflops else "")
+        + f"copy {machine.copy_gbs:.1f} GB/s, "
+        + f"{counted(machine.threads, 'thread')}"
     )
     for network in dict.fromkeys((row.preset, row.width, row.threads) for row in rows):
         mine = [row for row in rows if (row.preset, row.width, row.threads) == network]
@@ -122,11 +124,12 @@ def print_engines(console: Console, machine: Machine, rows: Sequence[Row], scali
         table = Table()
         table.add_column("stage", no_wrap=True)
         table.add_column("engine", no_wrap=True)
-        for column in ("CPU ms", "spread", "wall ms", "x torch", "of SGEMM", "error"):
+        for column in ("CPU ms", "spread", "wall ms", "x torch", "of GEMM", "error"):
             table.add_column(column, justify="right")
         for row in mine:
             base = [other.ms for other in mine if other.stage == row.stage and other.engine == "torch"]
-            rate = row.gflop / row.ms * 1e3 / machine.gemm_gflops
+            halved = row.dtype != "float32" and machine.gemm_half_gflops
+            rate = row.gflop / row.ms * 1e3 / (machine.gemm_half_gflops if halved else machine.gemm_gflops)
             same = row.stage == "forward" and row.threads == machine.threads
             table.add_row(
                 row.stage.replace("_", " "),
