@@ -196,6 +196,22 @@ def test_class_ids_and_groups_are_the_checkpoints(run, graph, tmp_path, checkpoi
     assert drivable[0].width == np.isin(class_id, [shuffled.index("road"), shuffled.index("parking")]).sum()
 
 
+def test_the_legend_comes_again_for_whoever_has_forgotten_it(run, graph, monkeypatch):
+    from mdkt_ros.ros import outputs
+
+    monkeypatch.setattr(outputs, "LEGEND_PERIOD", 0.0)
+    running = run().up()
+    legend = running.listen("legend", "visualization_msgs/msg/MarkerArray", latched=True)
+    sensors, labelled = running.connect()
+    for number in (1, 2, 3):
+        sensors.scan(number * SECOND)
+        graph.until(lambda number=number: len(labelled) == number and len(legend) == number, "labels and legend")
+    monkeypatch.setattr(outputs, "LEGEND_PERIOD", 60.0)
+    sensors.scan(4 * SECOND)
+    graph.until(lambda: len(labelled) == 4, "labels")
+    assert len(legend) == 3
+
+
 def test_fifty_scans_a_second_into_a_slow_network_come_fresh_or_not_at_all(run, graph, monkeypatch):
     segment, slow = Segmenter.segment, 0.15
 

@@ -51,7 +51,8 @@ def legend(labels: LabelSpace, frame_id: str) -> MarkerArray:
         marker.color = ColorRGBA(r=r, g=g, b=b, a=1.0)
         marker.scale.z = 1.5
         position = marker.pose.position
-        position.x, position.y, position.z = 20.0 - 2.0 * index, 32.0, 0.0
+        # Along the left edge of what `config/segment.rviz` shows.
+        position.x, position.y, position.z = 20.0 - 2.0 * index, 29.0 - 0.6 * index, 0.0
         marker.pose.orientation.w = 1.0
         markers.markers.append(marker)
     return markers

@@ -31,6 +31,9 @@ PIPELINE = "pipeline_latency"
 QUIET = 5.0
 """Seconds between two warnings of one kind."""
 
+LEGEND_PERIOD = 2.0
+"""Seconds after which the legend is published again."""
+
 
 class RosOutputs:
     """Publishes results under `~/output` and times under `~/debug`; reliable, depth 1.
@@ -57,6 +60,7 @@ class RosOutputs:
         self._info = node.create_lifecycle_publisher(LabelInfo, f"~/output/{LABEL_INFO}", latched)
         self._legend = node.create_lifecycle_publisher(MarkerArray, f"~/output/{LEGEND}", latched)
         self._legend_frame: str | None = None
+        self._legend_at = 0.0
         self._told: dict[str, tuple[float, int]] = {}
 
     def close(self) -> None:
@@ -81,9 +85,12 @@ class RosOutputs:
         return bool(self._publishers[f"{OVERLAY}{camera}"].get_subscription_count())
 
     def cloud(self, output: str, cloud: CloudMessage, scan: Scan) -> None:
-        """Publish a cloud with the scan's header; before the first one, the legend in its frame."""
-        if scan.frame_id != self._legend_frame:
-            self._legend_frame = scan.frame_id
+        """Publish a cloud with the scan's header; before the first one, and now and then, the legend in its frame."""
+        now = time.monotonic()
+        # RViz forgets markers when time runs backward or somebody presses its button Reset, and is not sent again what
+        # is latched.
+        if scan.frame_id != self._legend_frame or now - self._legend_at > LEGEND_PERIOD:
+            self._legend_frame, self._legend_at = scan.frame_id, now
             self._legend.publish(legend(self._labels, scan.frame_id))
         self._publishers[output].publish(cloud_message(cloud, scan.message.header))
 
