@@ -18,8 +18,8 @@ import torch
 from mdkt_ros.network import PointNetwork
 from mdkt_ros.sparse import use_engine
 from mdkt_ros.sparse.triton_backend.loading import load
-from mdkt_ros.sparse.triton_backend.static_scan import StaticScan
 from mdkt_ros.sparse.triton_backend.tiling import device_of
+from mdkt_ros.static_scan import StaticScan
 from mdkt_ros.voxel_grid import VoxelGrid
 
 STRIDES = (1, 2, 4, 8, 16)

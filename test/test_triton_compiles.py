@@ -38,7 +38,7 @@ from mdkt_ros.sparse import KernelMap, fuse, in_precision, register_engine
 from mdkt_ros.sparse.level import KeyFrame, Level
 from mdkt_ros.sparse.triton_backend import TritonBackend, load
 from mdkt_ros.sparse.triton_backend.maps import TritonMaps
-from mdkt_ros.sparse.triton_backend.static_scan import StaticScan
+from mdkt_ros.static_scan import StaticScan
 from mdkt_ros.sparse.triton_backend.tuning import forward_launches, gradient_launches
 from mdkt_ros.voxel_grid import VoxelGrid
 from mdkt_ros.voxels import FEATURES

@@ -15,8 +15,8 @@ from mdkt_ros.network import build_network
 from mdkt_ros.scan_graph import STRIDES, ScanGraph
 from mdkt_ros.sparse import KernelMap, fuse, use_engine
 from mdkt_ros.sparse.triton_backend import load
-from mdkt_ros.sparse.triton_backend.static_scan import StaticScan
 from mdkt_ros.sparse.triton_backend.tiling import ROW_MULTIPLE, Tiling
+from mdkt_ros.static_scan import StaticScan
 from mdkt_ros.voxel_grid import VoxelGrid
 from mdkt_ros.voxels import DEFAULT_FEATURES, FEATURES, collate, voxelize
 
@@ -123,24 +123,6 @@ def test_no_point_and_too_many_voxels_harm_nothing() -> None:
         ),
     )
     assert int(static.starts[-1]) > 0
-
-
-def test_a_network_on_a_static_scan_gives_the_same_logits() -> None:
-    points, intensity = scan()
-    torch.manual_seed(0)
-    network = fuse(build_network("minkunet14s", in_channels=4, classes=5, width=0.1))
-    voxels = voxelize(points, intensity, GRID)
-    static = filled(
-        StaticScan(load(), torch.device("cpu"), GRID, ("x", "y", "z", "intensity"), len(points), (len(voxels),) * 5),
-        points,
-        intensity,
-    )
-    with torch.inference_mode():
-        with use_engine("torch"):
-            expected = network(collate([voxels])[0]).logits
-        with use_engine("triton"):
-            found = network(static.tensor).logits[: len(voxels)]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_graph_labels_what_has_room_and_grows() -> None:
