@@ -29,7 +29,7 @@ from mdkt_ros.benchmark.machine import measure_machine
 from mdkt_ros.benchmark.scans import spinning_scan
 from mdkt_ros.checkpoint import CheckpointMeta
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.network import PointNetwork, build_network
+from mdkt_ros.network import PointNetwork, build_network, flops
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.sparse import SparseConvolution, SparseTensor, fuse, in_precision, use_engine
 from mdkt_ros.voxel_grid import VoxelGrid
@@ -135,20 +135,19 @@ def _stages(segmenter: Segmenter, points: Any, intensity: Any) -> dict[str, tupl
 def _work(network: PointNetwork, points: Any, grid: VoxelGrid) -> tuple[int, float, float]:
     """Voxels, 10^9 operations and 10^6 bytes of a forward pass, whatever is read or written counted once a layer."""
     x = collate([voxelize(points, None, grid)])[0].to("cuda")
-    operations = moved = 0
+    moved = 0
 
     def count(module: Any, inputs: Sequence[SparseTensor], output: SparseTensor) -> None:
-        nonlocal operations, moved
+        nonlocal moved
         kernel_map = module.kernel_map(inputs[0])
         volume, cin, cout = kernel_map.offsets, module.in_channels, module.out_channels
-        operations += 2 * kernel_map.pairs * cin * cout
         size = module.kernel.element_size()
         moved += size * (len(inputs[0]) * cin + len(output) * cout + volume * cin * cout) + 4 * kernel_map.pairs
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, SparseConvolution)]
     try:
         with use_engine("triton"):
-            network.to("cuda")(x)
+            operations = flops(network.to("cuda"), x)
     finally:
         for hook in hooks:
             hook.remove()

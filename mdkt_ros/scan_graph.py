@@ -1,8 +1,8 @@
 """From points to labels on a GPU without asking it anything on the way: one CUDA graph for scans of every size.
 
 Launched one by one, the hundreds of small operations of a scan cost the CPU more time than all of them take on a large
-GPU. A graph replays them in memory of a fixed size, which has room for the largest scan seen and a quarter more; a scan
-that does not fit is labelled the usual way, and the graph is recorded anew.
+GPU. A graph replays them in memory of a fixed size, which has room for the largest scan seen and some more; for a scan
+that does not fit it is recorded anew.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ScanGraph:
                 before = zip(self._recording.rooms, _MARGINS, strict=True)
                 rooms = [max(new, int(old / margin)) for new, (old, margin) in zip(rooms, before, strict=True)]
             self._recording = None  # its memory first
-            self._recording = _Recording(
+            recording = _Recording(
                 self._network,
                 StaticScan(
                     load(),
@@ -101,7 +101,8 @@ class ScanGraph:
                     [int(margin * room) for room, margin in zip(rooms, _MARGINS, strict=True)],
                 ),
             )
-            self._recording.record(xyz, intensity)
+            recording.record(xyz, intensity)
+            self._recording = recording  # not before: what an error cut short must not be replayed
 
 
 class _Recording:

@@ -2,7 +2,7 @@
 
 Buffers have room for so many points, and voxels of each level; how many there are stays on the device. So the work is
 the same list of launches for every scan, which a CUDA graph can hold. All levels are made from one sort of the points'
-voxels on every level, all maps from one search, and all are brought into the order of tiles by one more sort.
+voxels on every level, all maps in two launches, and all are brought into the order of tiles by one more sort.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class StaticScan:
         self.starts = empty(depth + 1)
         self._keys, self._firsts = empty(entries, dtype=key_type), empty(entries)
         self._voxel_keys, self._a_point = empty(entries, dtype=key_type), empty(entries)
-        geometry = [*grid.minimum, *grid.maximum, float(np.float32(1.0 / grid.voxel_size)), grid.voxel_size, 0.0, 0.0]
+        geometry = [*grid.minimum, *grid.maximum, float(np.float32(1.0 / grid.voxel_size)), grid.voxel_size]
         self._geometry = torch.tensor(geometry, dtype=torch.float64, device=device)
         self._levels = torch.tensor(levels, dtype=torch.int64, device=device)
         self._features = sum(FEATURES.index(name) << (3 * place) for place, name in enumerate(features))
@@ -209,11 +209,11 @@ def _rounded(number: int) -> int:
     return -(-max(number, 1) // ROOM_MULTIPLE) * ROOM_MULTIPLE
 
 
-def _levels(last: tuple[int, ...], depth: int) -> list[tuple[int, int, int, int]]:
+def _levels(last: tuple[int, ...], depth: int) -> list[tuple[int, int, int]]:
     """Of each level its smallest key and what a step along x and y adds; at the end the first number that is no key."""
     found, first = [], 0
     for level in range(depth):
         spans = [(cell >> level) + 3 for cell in last]  # one cell more on every side, so that no neighbour wraps around
-        found.append((first, spans[1] * spans[2], spans[2], 0))
+        found.append((first, spans[1] * spans[2], spans[2]))
         first += math.prod(spans)
-    return [*found, (first, 0, 0, 0)]
+    return [*found, (first, 0, 0)]

@@ -100,6 +100,26 @@ def test_each_set_takes_part():
             assert sign * (results[1] - results[0]) > 0.1, (part, class_id)
 
 
+@pytest.mark.parametrize("temperature", [0.3, 0.01])
+def test_the_logarithm_of_sums_at_any_temperature(temperature: float):
+    """At 0.01 exponentials of cosines span 87 decades, far more than float32 has."""
+    module = filled()
+    module.config = replace(CONFIG, temperature=temperature)
+    embedding, target = unit(6, DIM, seed=3).requires_grad_(), torch.tensor([0, 1, 3, 0, 1, 2])
+    safe = torch.ones(6, CLASSES, dtype=torch.bool)
+    found = module.losses(embedding, target, safe)
+    (gradient,) = torch.autograd.grad(found.sum(), embedding)
+    exact = embedding.detach().double().requires_grad_()
+    bank, valid = module.bank()
+    similarity = torch.einsum("ad,ckd->ack", exact, bank.double()) / temperature
+    by_class = similarity.masked_fill(~valid, -1e9).logsumexp(2)
+    expected = by_class.logsumexp(1) - by_class.gather(1, target[:, None]).squeeze(1)
+    expected = torch.where(valid.any(1)[target], expected, 0.0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    (wanted,) = torch.autograd.grad(expected.sum(), exact)
+    torch.testing.assert_close(gradient.double(), wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_negatives_that_are_not_safe_have_no_influence():
     module = filled()
     embedding, target = unit(2, DIM, seed=5).requires_grad_(), torch.tensor([0, 1])

@@ -30,9 +30,6 @@ PUSH = 8
 _NONE = -1e9
 """Similarity of what is not there. Finite: its exp is 0, and gradients through it are 0 rather than NaN."""
 
-_LEAST = 1e-30
-"""A sum of exponentials is at least this, so that a class without members has a logarithm, and no gradient."""
-
 
 @dataclass(frozen=True)
 class Candidates:
@@ -153,10 +150,10 @@ class SemanticContrast(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             absent = torch.where(valid, 0.0, _NONE).to(embedding).flatten()
             similarity = F.linear(embedding / self.config.temperature, bank.to(embedding).flatten(0, 1), absent)
-            # Cosines are at most 1, so no maximum need be looked for, and the backward pass keeps what exp gave.
-            most = 1 / self.config.temperature
-            sums = (similarity - most).exp_().view(-1, *valid.shape).sum(2)
-            by_class = sums.clamp_min(_LEAST).log() + most
+            # `logsumexp` by hand: its backward pass would compute the exponentials again.
+            similarity = similarity.view(-1, *valid.shape)
+            most = similarity.detach().amax(2, keepdim=True)
+            by_class = (similarity - most).exp_().sum(2).log() + most.squeeze(2)
         own = F.one_hot(target, self.classes).bool()
         positive = by_class.gather(1, target[:, None]).squeeze(1)
         both = by_class.masked_fill(~(own | safe), _NONE).logsumexp(1)

@@ -15,6 +15,20 @@ import triton
 import triton.language as tl
 
 
+@triton.jit
+def lower_bound(keys: tl.tensor, wanted: tl.tensor, count: int, rounds: int, BLOCK: tl.constexpr) -> tl.tensor:
+    """(BLOCK,) int32: how many of `count` ascending keys lie below each wanted one. `rounds`: bits of `count`."""
+    low = tl.full((BLOCK,), 0, tl.int32)
+    high = tl.full((BLOCK,), 0, tl.int32) + count
+    for _ in range(rounds):
+        middle = (low + high) // 2
+        below = tl.load(keys + middle, mask=low < high, other=0) < wanted
+        after = tl.where(below, high, middle)
+        low = tl.where(below & (low < high), middle + 1, low)
+        high = after
+    return low
+
+
 @triton.jit(do_not_specialize=["voxels", "queries", "rounds", "step_x", "step_y"])
 def find_neighbours(
     keys: tl.tensor,
@@ -46,14 +60,7 @@ def find_neighbours(
     query = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     asked = query < queries
     first = tl.load(centres + query, mask=asked, other=0) + ((x - 1).to(tl.int64) * step_x + (y - 1) * step_y - 1)
-    low = tl.full((BLOCK,), 0, tl.int32)
-    high = tl.full((BLOCK,), 0, tl.int32) + voxels
-    for _ in range(rounds):
-        middle = (low + high) // 2
-        below = tl.load(keys + middle, mask=low < high, other=0) < first
-        after = tl.where(below, high, middle)
-        low = tl.where(below & (low < high), middle + 1, low)
-        high = after
+    low = lower_bound(keys, first, voxels, rounds, BLOCK)
     column = query
     if HAS_ORDER and OWN:
         column = tl.load(order + query, mask=asked, other=0).to(tl.int32)

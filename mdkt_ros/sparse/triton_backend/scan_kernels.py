@@ -5,15 +5,16 @@ waits for it and a CUDA graph can hold all of it. A voxel's key is its place in 
 margin of one on every side, plus the sizes of all finer levels; so one sort orders all levels, and a neighbour's key
 differs by a constant of the level. Written in the language's builtins alone, see `kernels`.
 
-`geometry` (10,) float64: lowest corner, highest corner, 1 / voxel size, voxel size and two spares. `levels` (L + 1, 4)
-int64: smallest key, what a step along x and y adds, highest cell along z of the finest level (spare); the last row has
-the first number that is no key.
+`geometry` (8,) float64: lowest corner, highest corner, 1 / voxel size, voxel size. `levels` (L + 1, 3) int64: smallest
+key, what a step along x and y adds; the last row has the first number that is no key.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from mdkt_ros.sparse.triton_backend.kernels import lower_bound
 
 
 @triton.jit
@@ -55,9 +56,9 @@ def number_cells(
     cell_x = tl.where(cell_x > last_x, last_x, cell_x)
     cell_y = tl.where(cell_y > last_y, last_y, cell_y)
     cell_z = tl.where(cell_z > last_z, last_z, cell_z)
-    nowhere = tl.load(levels + 4 * LEVELS)
+    nowhere = tl.load(levels + 3 * LEVELS)
     for level in tl.static_range(LEVELS):
-        of_level = levels + 4 * level
+        of_level = levels + 3 * level
         key = tl.load(of_level) + ((cell_x >> level) + 1) * tl.load(of_level + 1)
         key += ((cell_y >> level) + 1) * tl.load(of_level + 2) + ((cell_z >> level) + 1)
         key = tl.where(there, key, nowhere)
@@ -72,7 +73,7 @@ def mark_firsts(
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = tl.load(keys + place)
     before = tl.load(keys + place - 1, mask=place > 0, other=-1)
-    first = (key != before) & (key < tl.load(levels + 4 * LEVELS))
+    first = (key != before) & (key < tl.load(levels + 3 * LEVELS))
     tl.store(firsts + place, first.to(tl.int32))
 
 
@@ -104,13 +105,13 @@ def number_voxels(
     before = tl.load(keys + place - 1, mask=place > 0, other=-1).to(tl.int64)
     number = tl.load(numbers + place)
     source = tl.load(order + place)
-    there = key < tl.load(levels + 4 * LEVELS)
+    there = key < tl.load(levels + 3 * LEVELS)
     tl.store(voxel_of_point + source, tl.where(there, number - 1, -1))
     first = there & (key != before)
     tl.store(voxel_keys + number - 1, key, mask=first)
     tl.store(a_point + number - 1, source.to(tl.int32), mask=first)
     for level in tl.static_range(1, LEVELS):
-        lowest = tl.load(levels + 4 * level)
+        lowest = tl.load(levels + 3 * level)
         tl.store(starts + level + 0 * place, number - 1, mask=first & (key >= lowest) & (before < lowest))
     tl.store(starts + LEVELS + 0 * place, number, mask=place == entries - 1)
 
@@ -211,7 +212,7 @@ def link_levels(
     key = tl.load(voxel_keys + voxel, mask=there, other=0)
     level = tl.full((BLOCK,), 0, tl.int32)
     for above in tl.static_range(1, LEVELS):
-        level += (key >= tl.load(levels + 4 * above)).to(tl.int32)
+        level += (key >= tl.load(levels + 3 * above)).to(tl.int32)
     there &= level < LEVELS - 1
     level = tl.where(there, level, 0)
     row = voxel - tl.load(starts + level)
@@ -219,9 +220,9 @@ def link_levels(
     coarse_room = tl.load(rooms + level + 1)
     source = tl.load(a_point + voxel, mask=there, other=0) + capacity  # the same point on the next level
     parent = tl.load(voxel_of_point + source, mask=there, other=0) - tl.load(starts + level + 1)
-    inner = key - tl.load(levels + 4 * level)
-    step_x = tl.load(levels + 4 * level + 1)
-    step_y = tl.load(levels + 4 * level + 2)
+    inner = key - tl.load(levels + 3 * level)
+    step_x = tl.load(levels + 3 * level + 1)
+    step_y = tl.load(levels + 3 * level + 2)
     # Cells count from 1 in a key.
     x = inner // step_x - 1
     y = inner % step_x // step_y - 1
@@ -255,20 +256,13 @@ def find_in_levels(
     key = tl.load(voxel_keys + voxel, mask=there, other=0)
     level = tl.full((BLOCK,), 0, tl.int32)
     for above in tl.static_range(1, LEVELS):
-        level += (key >= tl.load(levels + 4 * above)).to(tl.int32)
+        level += (key >= tl.load(levels + 3 * above)).to(tl.int32)
     start = tl.load(starts + level)
     room = tl.load(rooms + level)
-    step_x = tl.load(levels + 4 * level + 1)
-    step_y = tl.load(levels + 4 * level + 2)
+    step_x = tl.load(levels + 3 * level + 1)
+    step_y = tl.load(levels + 3 * level + 2)
     wanted = key + (across - 1) * step_x + (along - 1) * step_y - 1
-    low = tl.full((BLOCK,), 0, tl.int32)
-    high = tl.full((BLOCK,), 0, tl.int32) + voxels
-    for _ in range(rounds):
-        middle = (low + high) // 2
-        below = tl.load(voxel_keys + middle, mask=low < high, other=0) < wanted
-        after = tl.where(below, high, middle)
-        low = tl.where(below & (low < high), middle + 1, low)
-        high = after
+    low = lower_bound(voxel_keys, wanted, voxels, rounds, BLOCK)
     row = voxel - start
     target = tables + tl.load(places + level) + (across + 3 * along) * room + row
     for z in tl.static_range(3):

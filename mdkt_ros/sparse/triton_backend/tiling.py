@@ -88,15 +88,11 @@ class _Tiles:
     def offsets(self, tile_rows: int) -> TileOffsets:
         if tile_rows not in self.found:
             with torch.inference_mode(False), torch.no_grad():
-                self.found[tile_rows] = self.fresh(tile_rows)
+                tiles = len(self.keys) // tile_rows
+                packed = self.keys.new_empty((tiles, _WORDS), dtype=torch.int64)
+                self.found[tile_rows] = TileOffsets(packed, self.keys.new_empty(tiles))
                 self.pack(tile_rows)
         return self.found[tile_rows]
-
-    def fresh(self, tile_rows: int) -> TileOffsets:
-        tiles = len(self.keys) // tile_rows
-        return TileOffsets(
-            self.keys.new_empty((tiles, _WORDS), dtype=torch.int64), self.keys.new_empty(tiles, dtype=torch.int32)
-        )
 
     def pack(self, tile_rows: int) -> None:
         into = self.found[tile_rows]
