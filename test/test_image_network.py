@@ -150,6 +150,28 @@ def test_a_backbone_that_stays(weights_file):
     assert all(parameter.requires_grad for parameter in build_image_network(config(lr=0.0)).parameters())
 
 
+@pytest.mark.parametrize(
+    ("lr", "half", "multiplies"), [(0, True, True), (0, True, False), (0, False, True), (1, True, True)]
+)
+def test_a_backbone_that_stays_computes_in_half_where_the_cpu_does(weights_file, monkeypatch, lr, half, multiplies):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: multiplies)
+    network = build_image_network(config(weights=str(weights_file), lr=lr), half=half)
+    seen = []
+    network.backbone.register_forward_hook(lambda module, inputs, stages: seen.extend(stages))
+    images = torch.rand(2, 3, 64, 96)
+    levels = network(images)
+    rounded = lr == 0 and half and multiplies
+    assert {stage.dtype for stage in seen} == {torch.bfloat16 if rounded else torch.float32}
+    exact = build_image_network(config(weights=str(weights_file), lr=lr))
+    exact.load_state_dict(network.state_dict())
+    for level, wanted in zip(levels, exact(images), strict=True):
+        assert level.dtype == torch.float32
+        off = float((level - wanted).detach().norm() / wanted.detach().norm())
+        assert (0 < off < 0.03) if rounded else off == 0
+    sum(level.square().sum() for level in levels).backward()
+    assert all(p.grad is not None for p in network.lateral.parameters())
+
+
 def test_batch_norms_without_weights_become_group_norms():
     network = build_image_network(config(name="mobilenetv3_small_050"))
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -78,7 +78,8 @@ class OptimConfig:
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     clip: float = 10.0  # largest gradient norm; 0: no limit
-    amp: str = "auto"  # auto (bf16 on CUDA that has it, else fp16; fp32 on the CPU) | off | bf16 | fp16
+    # auto (bf16 on CUDA that has it, else fp16; on a CPU fp32, but for an image network that stays as it is) | off
+    amp: str = "auto"  # | bf16 | fp16
     balance_inputs: bool = True  # divide the first layer's fresh weights by the spread of its inputs
     average: float = 0.0  # momentum of the running mean of the weights that is exported; 0: the weights themselves
 

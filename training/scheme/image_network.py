@@ -8,6 +8,7 @@ normalised pixel by pixel over the channels.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,25 @@ class ImageNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Any, channels: int, *, name: str = "", pretrained: bool = False, lr: float = 1.0):
-        """`backbone`: of `make_backbone`; `lr`: factor on the learning rate of a pretrained backbone, 0: it stays."""
+    def __init__(
+        self,
+        backbone: Any,
+        channels: int,
+        *,
+        name: str = "",
+        pretrained: bool = False,
+        lr: float = 1.0,
+        half: bool = False,
+    ) -> None:
+        """
+        Args:
+            backbone: of `make_backbone`.
+            lr: factor on the learning rate of a pretrained backbone; 0: it stays.
+            half: a backbone that stays computes in bfloat16 on a CPU that multiplies it. On CUDA autocast decides.
+        """
         super().__init__()
         self.channels, self.strides, self.name = channels, STRIDES, name
-        self.pretrained, self._lr = pretrained, lr
+        self.pretrained, self._lr, self._half = pretrained, lr, half
         if not pretrained:
             group_norms(backbone)
         self.backbone = backbone
@@ -83,8 +98,15 @@ class ImageNetwork(nn.Module):
         height, width = images.shape[2:]
         images = (images - self.mean) / self.std
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+        # Half of the time, and no gradient is rounded: there is none.
+        half = self._frozen and self._half and images.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen),
+            torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext(),
+        ):
             stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        if half:
+            stages = [stage.to(images.dtype) for stage in stages]
         parts = list(zip(self._stages, self.lateral, self.norm, strict=True))
         above: Tensor | None = None
         levels: list[Tensor] = []
@@ -106,8 +128,8 @@ class ImageNetwork(nn.Module):
         ]
 
 
-def build_image_network(config: ImageNetworkConfig) -> ImageNetwork:
-    """The network that the `image_network` section describes.
+def build_image_network(config: ImageNetworkConfig, *, half: bool = False) -> ImageNetwork:
+    """The network that the `image_network` section describes; `half` as in `ImageNetwork`.
 
     Raises:
         ConfigError: timm is missing, has no such model or no such weights, or the model has not all
@@ -118,4 +140,6 @@ def build_image_network(config: ImageNetworkConfig) -> ImageNetwork:
     backbone = make_backbone(config.name, STRIDES, published=published)
     if config.weights and not published:
         load_backbone(backbone, Path(config.weights), config.name)
-    return ImageNetwork(backbone, config.channels, name=config.name, pretrained=bool(config.weights), lr=config.lr)
+    return ImageNetwork(
+        backbone, config.channels, name=config.name, pretrained=bool(config.weights), lr=config.lr, half=half
+    )

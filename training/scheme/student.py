@@ -85,7 +85,7 @@ def make_scheme(config: TrainConfig, network: PointNetwork, stream: TrainingStre
     classes, image_text = len(stream.source.labels), stream.image_text
     transfer = contrast = guide = None
     if uses_images(config):
-        image_network = build_image_network(config.image_network)
+        image_network = build_image_network(config.image_network, half=config.optim.amp in ("auto", "bf16"))
         transfer = Transfer(network.feature_channels, image_network, classes, config.transfer)
     if config.contrast.weight > 0:
         head = None if image_text is None else image_text.head
