@@ -13,6 +13,7 @@ from numpy.polynomial import Polynomial
 
 from mdkt_ros.beams import DEFAULT_SPACING
 from mdkt_ros.errors import CameraError
+from mdkt_ros.products import times_small
 
 Distortion = Literal["none", "plumb_bob", "rational_polynomial", "equidistant"]
 MIN_DEPTH = 0.5
@@ -87,9 +88,8 @@ class Camera:
         """Project points (N, 3), metres, LiDAR frame. Non-finite points are never in view."""
         # Points that are not finite, or so far away that squares overflow, come out as NaN or inf: not in view.
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            xyz = (
-                np.asarray(points, dtype=np.float64) @ self.camera_from_lidar[:3, :3].T + self.camera_from_lidar[:3, 3]
-            )
+            rotation, translation = self.camera_from_lidar[:3, :3], self.camera_from_lidar[:3, 3]
+            xyz = times_small(np.asarray(points, dtype=np.float64), rotation.T) + translation
             # KITTI's rectified right cameras: the offset shifts the point before the division, depth included.
             depth = xyz[:, 2] + self.projection_offset[2]
             front = depth > MIN_DEPTH
@@ -97,7 +97,7 @@ class Camera:
             if self.distortion != "none":
                 x, y = self._distort(homogeneous[:, 0] / homogeneous[:, 2], homogeneous[:, 1] / homogeneous[:, 2])
                 homogeneous = np.stack([x, y, np.ones_like(x)], axis=1) * homogeneous[:, 2:]
-            image = homogeneous @ self.matrix.T + self.projection_offset
+            image = times_small(homogeneous, self.matrix.T) + self.projection_offset
             pixels = image[:, :2] / image[:, 2:]
             inside = (pixels[:, 0] < self.width - 0.5) & (pixels[:, 1] < self.height - 0.5)
             in_view = front & (pixels > -0.5).all(1) & inside

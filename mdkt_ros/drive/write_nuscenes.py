@@ -19,6 +19,7 @@ from mdkt_ros.drive.write_frame import image_bytes, raw_labels, scan_bytes
 from mdkt_ros.errors import DriveError
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.output import atomic_output
+from mdkt_ros.products import times_small
 
 __all__ = ["Box", "Scene", "write_nuscenes"]
 
@@ -147,6 +148,6 @@ def _points_in_box(box: Box, points: npt.NDArray[np.float32], world_from_lidar: 
     except ValueError as error:
         raise DriveError(f"box {box.instance}: {error}") from error
     box_from_lidar = inverse(world_from_box) @ world_from_lidar
-    local = points @ box_from_lidar[:3, :3].T + box_from_lidar[:3, 3]
+    local = times_small(points, box_from_lidar[:3, :3].T) + box_from_lidar[:3, 3]
     width, length, height = box.size
     return int((np.abs(local) <= np.array([length, width, height]) / 2).all(axis=1).sum())

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from mdkt_ros.products import times_small
 from training.config import AugmentConfig
 from training.data.scan import Scan
 
@@ -18,7 +19,7 @@ def augment(scan: Scan, config: AugmentConfig, rng: np.random.Generator) -> Scan
     """Leave out points, then turn, tilt, mirror, scale, shift and jitter what stays; change the intensity."""
     if config.drop > 0:
         scan = scan.take(rng.random(len(scan)) >= rng.uniform(0, config.drop))
-    points = scan.points @ _linear(config, rng).T
+    points = times_small(scan.points, _linear(config, rng).T)
     points[:, 2] += np.float32(rng.uniform(-config.shift, config.shift))
     if config.jitter > 0:
         noise = rng.standard_normal(points.shape, dtype=np.float32)

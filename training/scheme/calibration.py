@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.products import times_small
 
 ABSENT = -1.0
 """Score of a class that is not in the image."""
@@ -78,7 +79,7 @@ class Calibration:
         The weight of a point is the precision of its likeliest class, 0 where that is switched off.
         """
         inputs, absent = _inputs(scores, self.scale)
-        logits = inputs @ self.matrix + self.bias - self.balance * np.log(self.frequency)
+        logits = times_small(inputs, self.matrix) + self.bias - self.balance * np.log(self.frequency)
         probability = _softmax(logits, absent)
         weight = np.where(self.kept, self.precision, 0.0)[probability.argmax(1)]
         return probability.astype(np.float32), weight.astype(np.float32)
@@ -169,7 +170,7 @@ def fit_calibration(
     some[rng.permutation(len(labels))[:_MOST_LABELS]] = True
     best, part = _choose(inputs[some], absent[some], truth[some], fold[some], scans[some])
     matrix, bias = _fit(inputs[some], absent[some], truth[some], best)
-    held_out = _softmax(inputs @ matrix + bias, absent)
+    held_out = _softmax(times_small(inputs, matrix) + bias, absent)
     held_out[some] = part
     counts = np.bincount(truth, minlength=classes)
     frequency = (counts + 1) / (counts + 1).sum()
@@ -238,7 +239,7 @@ def _choose(
             out = fold == number
             # A single group has nothing beside it to fit to: it keeps the model's own scale.
             fitted = _fit(inputs[~out], absent[~out], truth[~out], candidate)
-            held_out[out] = _softmax(inputs[out] @ fitted[0] + fitted[1], absent[out])
+            held_out[out] = _softmax(times_small(inputs[out], fitted[0]) + fitted[1], absent[out])
         if candidate is _CANDIDATES[0]:
             result = held_out
             continue
@@ -274,7 +275,7 @@ def _fit(
     def objective() -> float:
         """Mean loss at `flat`, and its gradient: by hand, which is ten times as fast at this size."""
         slope, bias, change = unpack()
-        probability = _softmax(slope * inputs + _product(inputs, change) + bias, mask)
+        probability = _softmax(slope * inputs + times_small(inputs, change) + bias, mask)
         loss = -np.log(np.maximum(probability[rows, truth], 1e-300)).sum() + 2 * parameters[0] ** 2
         probability[rows, truth] -= 1
         parts = [np.array([slope * (probability * inputs).sum() + 4 * parameters[0]])]
@@ -295,13 +296,8 @@ def _fit(
     return np.eye(classes) * slope + change, bias.copy()
 
 
-def _product(x: Floats, weights: Floats) -> Floats:
-    """x @ weights, in blocks so small that BLAS starts no threads, which on a busy machine wait for each other."""
-    return np.concatenate([x[i : i + _BLOCK] @ weights for i in range(0, len(x), _BLOCK)])
-
-
 def _gram(x: Floats, y: Floats) -> Floats:
-    """x.T @ y, likewise."""
+    """x.T @ y, in blocks so small that BLAS starts no threads, see `products`."""
     return np.asarray(sum(x[i : i + _BLOCK].T @ y[i : i + _BLOCK] for i in range(0, len(x), _BLOCK)))
 
 
