@@ -7,6 +7,8 @@ from torch import nn
 
 from mdkt_ros.errors import CheckpointError, ConfigError
 from mdkt_ros.vision_ops import import_timm
+from training.config import OptimConfig
+from training.optimization import half_of_readers
 from training.scheme.config import ImageNetworkConfig
 from training.scheme.image_network import STRIDES, ImageNetwork, build_image_network
 
@@ -150,17 +152,14 @@ def test_a_backbone_that_stays(weights_file):
     assert all(parameter.requires_grad for parameter in build_image_network(config(lr=0.0)).parameters())
 
 
-@pytest.mark.parametrize(
-    ("lr", "half", "multiplies"), [(0, True, True), (0, True, False), (0, False, True), (1, True, True)]
-)
-def test_a_backbone_that_stays_computes_in_half_where_the_cpu_does(weights_file, monkeypatch, lr, half, multiplies):
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: multiplies)
+@pytest.mark.parametrize(("lr", "half"), [(0, True), (0, False), (1, True)])
+def test_a_backbone_that_stays_may_compute_in_half(weights_file, lr, half):
     network = build_image_network(config(weights=str(weights_file), lr=lr), half=half)
     seen = []
     network.backbone.register_forward_hook(lambda module, inputs, stages: seen.extend(stages))
     images = torch.rand(2, 3, 64, 96)
     levels = network(images)
-    rounded = lr == 0 and half and multiplies
+    rounded = lr == 0 and half
     assert {stage.dtype for stage in seen} == {torch.bfloat16 if rounded else torch.float32}
     exact = build_image_network(config(weights=str(weights_file), lr=lr))
     exact.load_state_dict(network.state_dict())
@@ -170,6 +169,15 @@ def test_a_backbone_that_stays_computes_in_half_where_the_cpu_does(weights_file,
         assert (0 < off < 0.03) if rounded else off == 0
     sum(level.square().sum() for level in levels).backward()
     assert all(p.grad is not None for p in network.lateral.parameters())
+
+
+@pytest.mark.parametrize(
+    ("amp", "multiplies", "wanted"), [("auto", True, True), ("auto", False, False), ("off", True, False)]
+)
+def test_what_only_reads_computes_in_half_where_the_cpu_does(monkeypatch, amp, multiplies, wanted):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: multiplies)
+    assert half_of_readers(OptimConfig(amp=amp), torch.device("cpu")) is wanted
+    assert not half_of_readers(OptimConfig(amp=amp), torch.device("cuda"))
 
 
 def test_batch_norms_without_weights_become_group_norms():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from dataclasses import dataclass, field
@@ -17,7 +18,14 @@ from training.config import TrainConfig
 from training.data.dataset import Batch, TrainingStream
 from training.export import make_network
 from training.losses import Labelled, SegmentationLoss, check_finite
-from training.optimization import balance_inputs, class_weights, half_precision, learning_rate, make_optimizer
+from training.optimization import (
+    balance_inputs,
+    class_weights,
+    half_of_readers,
+    half_precision,
+    learning_rate,
+    make_optimizer,
+)
 from training.processes import Processes
 from training.scheme.agreement import SOURCES
 from training.scheme.guidance import Guidance
@@ -75,7 +83,10 @@ class Learner:
         guide = self.student.scheme.guide
         if guide is None or self.average is None or batch.view is None:
             return None
-        probability = self.average.network(batch.view.voxels).logits.float().softmax(1)
+        device = self.processes.device
+        half = half_of_readers(self.config.optim, device)
+        with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
+            probability = self.average.network(batch.view.voxels).logits.float().softmax(1)
         known = batch.view.row >= 0
         guidance: Guidance = guide(probability[batch.view.row.clamp(min=0)] * known[:, None], batch, step)
         return guidance

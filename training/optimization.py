@@ -53,6 +53,14 @@ def half_precision(config: OptimConfig, device: torch.device) -> torch.dtype | N
     return torch.bfloat16 if bf16 else torch.float16
 
 
+def half_of_readers(config: OptimConfig, device: torch.device) -> bool:
+    """Whether what only reads, the teacher and an image network that stays, computes in bfloat16 on a CPU.
+
+    No gradient of theirs is rounded, since there is none. On CUDA everything computes in `half_precision`.
+    """
+    return device.type == "cpu" and config.amp in ("auto", "bf16") and torch.cpu._is_avx512_bf16_supported()
+
+
 @torch.no_grad()
 def balance_inputs(network: PointNetwork, features: npt.NDArray[np.float32]) -> None:
     """Divide the first layer's fresh weights by the spread of their inputs, `features` (V, F) of some voxels.

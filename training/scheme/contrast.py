@@ -30,6 +30,9 @@ PUSH = 8
 _NONE = -1e9
 """Similarity of what is not there. Finite: its exp is 0, and gradients through it are 0 rather than NaN."""
 
+_LOW = 0.03
+"""A temperature below which exponentials of cosines span more than float32 holds."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -148,12 +151,7 @@ class SemanticContrast(nn.Module):
     def _losses(self, embedding: Tensor, target: Tensor, safe: Tensor, bank: Tensor, valid: Tensor) -> Tensor:
         # Divided by tau, a rounding of half precision would be as large as a class is wide.
         with torch.autocast(embedding.device.type, enabled=False):
-            absent = torch.where(valid, 0.0, _NONE).to(embedding).flatten()
-            similarity = F.linear(embedding / self.config.temperature, bank.to(embedding).flatten(0, 1), absent)
-            # `logsumexp` by hand: its backward pass would compute the exponentials again.
-            similarity = similarity.view(-1, *valid.shape)
-            most = similarity.detach().amax(2, keepdim=True)
-            by_class = (similarity - most).exp_().sum(2).log() + most.squeeze(2)
+            by_class = _log_sums(embedding, bank.to(embedding), valid, self.config.temperature)
         own = F.one_hot(target, self.classes).bool()
         positive = by_class.gather(1, target[:, None]).squeeze(1)
         both = by_class.masked_fill(~(own | safe), _NONE).logsumexp(1)
@@ -216,6 +214,24 @@ class SemanticContrast(nn.Module):
         self.queue[class_id, place] = entries
         self.cursor[class_id] = (start + count) % size
         self.filled[class_id] = min(int(self.filled[class_id]) + count, size)
+
+
+def _log_sums(embedding: Tensor, bank: Tensor, valid: Tensor, temperature: float) -> Tensor:
+    """log of the sums (A, C) of exp(cosine / tau) over each class's members, `_NONE` where there are none.
+
+    `logsumexp` by hand: its backward pass would compute the exponentials of tens of thousands of members again. And
+    cosines lie in -1..1: unless tau is low, one number is near enough to every maximum, and no pass need look for it.
+    """
+    near = temperature >= _LOW
+    most = torch.full((), 1 / temperature if near else 0.0).to(embedding)
+    absent = torch.where(valid, -most, _NONE).flatten()
+    similarity = F.linear(embedding / temperature, bank.flatten(0, 1), absent).view(-1, *valid.shape)
+    if not near:
+        most = similarity.detach().amax(2)
+        similarity = similarity - most[:, :, None]
+    sums = similarity.exp_().sum(2)
+    by_class = sums.clamp_min(torch.finfo(sums.dtype).tiny).log() + most
+    return by_class.masked_fill(~valid.any(1), _NONE)
 
 
 def _several() -> bool:

@@ -52,7 +52,7 @@ class ImageNetwork(nn.Module):
         Args:
             backbone: of `make_backbone`.
             lr: factor on the learning rate of a pretrained backbone; 0: it stays.
-            half: a backbone that stays computes in bfloat16 on a CPU that multiplies it. On CUDA autocast decides.
+            half: a backbone that stays computes in bfloat16, see `half_of_readers`.
         """
         super().__init__()
         self.channels, self.strides, self.name = channels, STRIDES, name
@@ -98,11 +98,10 @@ class ImageNetwork(nn.Module):
         height, width = images.shape[2:]
         images = (images - self.mean) / self.std
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
-        # Half of the time, and no gradient is rounded: there is none.
-        half = self._frozen and self._half and images.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        half = self._frozen and self._half
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen),
-            torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext(),
+            torch.autocast(images.device.type, torch.bfloat16) if half else contextlib.nullcontext(),
         ):
             stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
         if half:

@@ -12,7 +12,7 @@ from mdkt_ros.network import NetworkOutput, PointNetwork
 from training.config import TrainConfig, uses_images, uses_teacher
 from training.data.dataset import Batch, TrainingStream
 from training.data.image_text import calibrate
-from training.optimization import ParameterGroup
+from training.optimization import ParameterGroup, half_of_readers
 from training.processes import Processes
 from training.scheme.contrast import Candidates, SemanticContrast
 from training.scheme.guidance import Guidance, Guide
@@ -85,7 +85,7 @@ def make_scheme(config: TrainConfig, network: PointNetwork, stream: TrainingStre
     classes, image_text = len(stream.source.labels), stream.image_text
     transfer = contrast = guide = None
     if uses_images(config):
-        image_network = build_image_network(config.image_network, half=config.optim.amp in ("auto", "bf16"))
+        image_network = build_image_network(config.image_network, half=half_of_readers(config.optim, processes.device))
         transfer = Transfer(network.feature_channels, image_network, classes, config.transfer)
     if config.contrast.weight > 0:
         head = None if image_text is None else image_text.head
