@@ -40,9 +40,7 @@ def make_optimizer(groups: Sequence[ParameterGroup], config: OptimConfig) -> tor
             decay = config.weight_decay if decays else 0.0
             if params:
                 split.append({"params": params, "weight_decay": decay, "factor": group["factor"]})
-    # On a CPU PyTorch takes tensor by tensor unless told; the scheme's many small ones then cost more calls than sums.
-    fused = all(p.device.type == "cpu" for group in split for p in group["params"])
-    return torch.optim.AdamW(split, lr=config.lr, fused=fused or None)
+    return torch.optim.AdamW(split, lr=config.lr)
 
 
 def half_precision(config: OptimConfig, device: torch.device) -> torch.dtype | None:
