@@ -64,15 +64,20 @@ class Cost:
     peak: int = 0
 
 
+def open_stream(config: TrainConfig, processes: Processes) -> TrainingStream:
+    """The scans of a run with what is drawn and said about them."""
+    source = open_source(config.data)
+    draw = shared_draw(config, processes, source)
+    return TrainingStream(source, draw, config, make_grid(config), open_image_text(config, source))
+
+
 class Part:
     """One part's learner and scans, ready to take steps."""
 
     def __init__(self, config: TrainConfig, processes: Processes) -> None:
         self.config, self.processes = config, processes
-        source = open_source(config.data)
-        draw = shared_draw(config, processes, source)
-        stream = TrainingStream(source, draw, config, make_grid(config), open_image_text(config, source))
-        self.stream, self.learner = stream, make_learner(config, processes, stream)
+        self.stream = open_stream(config, processes)
+        self.learner = make_learner(config, processes, self.stream)
 
     def step(self, number: int) -> tuple[float, float]:
         """Take step `number` of the middle of a run. Returns seconds of preparing and of the step."""

@@ -25,18 +25,15 @@ import torch
 from torch import Tensor
 
 from bench.methods import RECIPE, Run, method_named
+from bench.step_cost import open_stream
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import IGNORE
 from mdkt_ros.metrics import confusion_matrix, scores
 from training.command import exit_code
-from training.config import TrainConfig
 from training.data.dataset import TrainingStream, make_batch
-from training.data.source import open_source
 from training.data.towns import make_towns
-from training.export import make_grid
 from training.learner import Learner, make_learner
 from training.processes import join_processes
-from training.train import open_image_text, shared_draw
 
 AS_RECORDED = [
     *(f"augment.{name}=0" for name in ("yaw", "flip", "scale", "tilt", "shift", "jitter", "drop", "intensity", "mix")),
@@ -93,13 +90,7 @@ def bench(recipe: Path, more: Sequence[str], looks: int, scans: int) -> None:
     if steps < looks:
         raise ConfigError(f"optim.steps = {steps}: at least {looks}, a step a look")
     with join_processes("cpu") as processes:
-
-        def stream_of(settings: TrainConfig) -> TrainingStream:
-            source = open_source(settings.data)
-            draw = shared_draw(settings, processes, source)
-            return TrainingStream(source, draw, settings, make_grid(settings), open_image_text(settings, source))
-
-        stream, truth = stream_of(config), stream_of(told)
+        stream, truth = open_stream(config, processes), open_stream(told, processes)
         learner = make_learner(config, processes, stream)
         some = np.linspace(0, len(truth.source) - 1, min(scans, len(truth.source))).astype(int).tolist()
         size = config.optim.batch_size

@@ -56,11 +56,12 @@ class ImageNetwork(nn.Module):
         """
         super().__init__()
         self.channels, self.strides, self.name = channels, STRIDES, name
-        self.pretrained, self._lr, self._half = pretrained, lr, half
+        self.pretrained, self._lr = pretrained, lr
         if not pretrained:
             group_norms(backbone)
         self.backbone = backbone
         self._frozen = pretrained and lr == 0
+        self._half = half and self._frozen
         backbone.requires_grad_(not self._frozen)
         info = backbone.feature_info
         # Where several stages share a stride, the last has seen most.
@@ -98,13 +99,12 @@ class ImageNetwork(nn.Module):
         height, width = images.shape[2:]
         images = (images - self.mean) / self.std
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
-        half = self._frozen and self._half
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen),
-            torch.autocast(images.device.type, torch.bfloat16) if half else contextlib.nullcontext(),
+            torch.autocast(images.device.type, torch.bfloat16) if self._half else contextlib.nullcontext(),
         ):
             stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        if half:
+        if self._half:
             stages = [stage.to(images.dtype) for stage in stages]
         parts = list(zip(self._stages, self.lateral, self.norm, strict=True))
         above: Tensor | None = None
