@@ -78,8 +78,8 @@ class OptimConfig:
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     clip: float = 10.0  # largest gradient norm; 0: no limit
-    # On CUDA auto is bf16 where it has that, else fp16. A CPU trains in fp32; with auto or bf16 the teacher and an image
-    # network that stays compute in bf16 where the CPU multiplies it.
+    # On CUDA auto is bf16 where it has that, else fp16. A CPU trains in fp32; with auto or bf16 the teacher and an
+    # image network that stays compute in bf16 where the CPU multiplies it.
     amp: str = "auto"  # auto | off | bf16 | fp16
     balance_inputs: bool = True  # divide the first layer's fresh weights by the spread of its inputs
     average: float = 0.0  # momentum of the running mean of the weights that is exported; 0: the weights themselves
