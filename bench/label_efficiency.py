@@ -36,7 +36,7 @@ if __name__ == "__main__":
 import torch
 
 from bench.label_table import markdown, plot
-from bench.methods import METHODS, RECIPE, Run, image_text_model, plan, settings_digest
+from bench.methods import METHODS, RECIPE, Run, image_text_model, plan, settings_digests
 from bench.rows import Row, put_row, read_rows
 from mdkt_ros.device import resolve_device
 from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
@@ -54,7 +54,7 @@ from training.losses import TrainingError
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "label_efficiency.json"
 RUNS = ROOT / "runs" / "label_efficiency"
-SCORED = {"test": (TEST_SEEDS[0], 12, 3), "validation": (VALIDATION_SEEDS[0], 3, 4)}
+SCORED = {"test": (TEST_SEEDS[0], 12, 3), "validation": (VALIDATION_SEEDS[0], 12, 3)}
 """Split -> seed of its first town, towns, scans of each."""
 
 
@@ -65,21 +65,23 @@ class Experiment:
     Attributes:
         split: the towns that are scored, `test` or `validation`.
         results: file of the rows. runs: folder of the training runs.
-        more: overrides over the recipe, for all runs. settings: digest of recipe and overrides.
-        threads: of one run.
+        more: overrides over the recipe, for all runs. threads: of one run.
     """
 
     split: str
     results: Path
     runs: Path
-    more: tuple[str, ...]
-    settings: str
+    more: tuple[str, ...] = ()
     threads: int = 1
     recipe: Path = RECIPE
 
+    def settings(self, run: Run) -> dict[str, str]:
+        """Digests of the parts of recipe and overrides that have a say in a run."""
+        return settings_digests(run, self.more, self.recipe)
+
     def folder(self, run: Run) -> Path:
         """Where a run trains; other settings train elsewhere."""
-        return self.runs / self.settings / f"{run.method.name}-{run.budget:g}-seed{run.seed}"
+        return self.runs / "-".join(self.settings(run).values()) / f"{run.method.name}-{run.budget:g}-seed{run.seed}"
 
 
 def scored_towns(config: TrainConfig, split: str) -> DataConfig:
@@ -122,7 +124,7 @@ def perform(run: Run, experiment: Experiment) -> Row:
         "split": experiment.split,
         "scans": result["scans"],
         "points": result["labelled_points"],
-        "settings": experiment.settings,
+        "settings": experiment.settings(run),
         "overrides": list(experiment.more),
     }
 
@@ -200,10 +202,10 @@ def missing(runs: Sequence[Run], experiment: Experiment, *, force: bool) -> list
         return list(runs)
     for run in runs:
         row = rows.get(run.key)
-        if row is not None and row.get("settings") != experiment.settings:
+        if row is not None and row.get("settings") != (now := experiment.settings(run)):
             raise ConfigError(
                 f"{experiment.results}: its row of {run} is of settings {row.get('settings')}, the recipe is now at "
-                f"{experiment.settings}; --force makes it anew, --results writes elsewhere"
+                f"{now}; --force makes it anew, --results writes elsewhere"
             )
     return [run for run in runs if run.key not in rows]
 
@@ -280,15 +282,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: Path = options.results or (options.runs / "validation.json" if options.validate else RESULTS)
     began = time.monotonic()
     try:
-        settings = settings_digest(options.set, options.recipe)
         experiment = Experiment(
-            split, results, options.runs.resolve(), tuple(options.set), settings, options.threads, options.recipe
+            split, results, options.runs.resolve(), tuple(options.set), options.threads, options.recipe
         )
         results.parent.mkdir(parents=True, exist_ok=True)
         failed = 0
         if not options.table:
             runs = missing(plan(options.only, options.budget, options.seed), experiment, force=options.force)
-            console.print(f"{len(runs)} runs to do, settings {settings}, scored on {split} towns")
+            console.print(f"{len(runs)} runs to do, scored on {split} towns")
             if options.list:
                 for run in runs:
                     print(run)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.methods import METHODS, Method
+from bench.methods import METHODS, PARTS, Method
 from bench.rows import Row
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.output import atomic_output
@@ -129,11 +129,13 @@ def _facts(rows: Sequence[Row]) -> list[str]:
             found = [f"{found[0]} to {found[-1]}"]
         if found:
             out.append(f"- {title}: {'; '.join(found)}")
-    settings = sorted({str(row.get("settings", "")) for row in rows})
-    if len(settings) > 1:
-        out.append(
-            f"- Not comparable: the rows come from {len(settings)} versions of the recipe ({', '.join(settings)})"
-        )
+    for part in PARTS:
+        versions = sorted({row["settings"][part] for row in rows if part in row["settings"]})
+        if len(versions) > 1:
+            out.append(
+                f"- Not comparable: the rows come from {len(versions)} versions of the recipe's {part} "
+                f"({', '.join(versions)})"
+            )
     return out
 
 

@@ -9,11 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mdkt_ros.errors import ConfigError
-from training.config import PLACE_KEYS, TrainConfig, flatten, load_config
+from training.config import PLACE_KEYS, TrainConfig, flatten, load_config, uses_images, uses_teacher
 from training.data.image_text_head import read_head
 
 RECIPE = Path(__file__).resolve().parents[1] / "config" / "train" / "mdkt_towns.yaml"
 """The whole scheme. A method switches off what it does not have."""
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "labels": (),
+    "images": ("images", "image_network", "transfer"),
+    "pseudo": ("pseudo", "schedule"),
+    "contrast": ("contrast",),
+    "teacher": ("teacher",),
+}
+"""Sections of the recipe that a method has or has not; all others are of `labels`."""
 
 _NO_TEACHER = ("teacher.weight=0",)
 _NO_CONTRAST = (*_NO_TEACHER, "contrast.weight=0")
@@ -115,10 +124,31 @@ def plan(methods: Iterable[str], budgets: Iterable[float], seeds: Iterable[int])
     return runs
 
 
-def settings_digest(more: Iterable[str] = (), recipe: Path = RECIPE) -> str:
-    """8 hex digits of all that decides what the runs compute, apart from method, budget, seed and where they happen."""
+def used_parts(config: TrainConfig) -> list[str]:
+    """Names of the parts of `PARTS` that have a say in what a run computes."""
+    on = {
+        "labels": True,
+        "images": uses_images(config),
+        "pseudo": uses_teacher(config),
+        "contrast": config.contrast.weight > 0,
+        "teacher": config.teacher.weight > 0,
+    }
+    return [name for name in PARTS if on[name]]
+
+
+def settings_digests(run: Run, more: Iterable[str] = (), recipe: Path = RECIPE) -> dict[str, str]:
+    """8 hex digits for each part of the recipe that has a say in what the run computes, wherever that happens.
+
+    A row stays as good as it was when a part changes that its method does not have. What the method itself changes,
+    the budget and the seed are not in it: rows of one table can be compared when their digests are the same.
+    """
     settings = {k: v for k, v in flatten(load_config(recipe, [*more])).items() if k not in PLACE_KEYS}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    of = {section: part for part, sections in PARTS.items() for section in sections}
+    digests = {}
+    for part in used_parts(run.config(more, recipe)):
+        own = {key: value for key, value in settings.items() if of.get(key.partition(".")[0], "labels") == part}
+        digests[part] = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
+    return digests
 
 
 def image_text_model(config: TrainConfig) -> str | None:

@@ -17,7 +17,7 @@ from tiny_drive import write_semantickitti
 
 from bench.label_efficiency import Experiment, main, missing, perform, scored_towns, write_report
 from bench.label_table import markdown, mean_and_spread, paired
-from bench.methods import METHODS, RECIPE, Run, method_named, plan, settings_digest
+from bench.methods import METHODS, RECIPE, Run, method_named, plan, settings_digests
 from bench.rows import put_row, read_rows
 from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, OutputError
@@ -37,7 +37,7 @@ def row(method: str, budget: float, seed: int, miou: float, **more: object) -> d
         "image_weights": None,
         "machine": "a machine",
         "date": "2026-01-02",
-        "settings": "abc",
+        "settings": {"labels": "abc"},
         **more,
     }
 
@@ -97,10 +97,23 @@ def test_scored_towns_are_never_trained_in():
         assert data.town_images
 
 
-def test_settings_that_matter_change_the_digest():
-    digest = settings_digest()
-    assert settings_digest(["optim.steps=3"]) != digest
-    assert settings_digest(["out=elsewhere", "device=cuda", "data.root=x"]) == digest
+def test_settings_that_matter_change_the_digests():
+    whole, labels = (Run(method_named(name), 0.1, 0) for name in ("ema", "labels_only"))
+    digests = settings_digests(whole)
+    assert list(digests) == ["labels", "images", "pseudo", "contrast", "teacher"]
+    assert settings_digests(whole, ["out=elsewhere", "device=cuda", "data.root=x"]) == digests
+
+    def changed(setting: str) -> set[str]:
+        return {part for part, digest in settings_digests(whole, [setting]).items() if digest != digests[part]}
+
+    assert changed("optim.steps=3") == {"labels"}
+    assert changed("transfer.temperature=2") == changed("images.scale=1") == {"images"}
+    assert changed("schedule.ramp=0") == changed("pseudo.balance=1") == {"pseudo"}
+    # A row stands while what its method does not have changes.
+    assert settings_digests(labels) == {"labels": digests["labels"]}
+    assert settings_digests(labels, ["transfer.temperature=2", "schedule.ramp=0"]) == settings_digests(labels)
+    # The method's own changes, budget and seed are no other recipe.
+    assert settings_digests(Run(method_named("one_to_one"), 1.0, 5)).items() < digests.items()
 
 
 def test_rows_are_put_in_their_place(tmp_path: Path):
@@ -165,9 +178,11 @@ def test_the_table(tmp_path: Path):
     assert text.index("Other budgets") < text.index("| 0.01 | 1 | 30.0 |")
     assert "- Image-text model: tiny, t.safetensors" in text
     assert "Not comparable" not in text
-    assert "Not comparable: the rows come from 2 versions" in markdown(
-        [*rows, row("ema", 1.0, 0, 0.5, settings="x")], split="test"
-    )
+    rows += [row("ema", 1.0, 0, 0.5, settings={"labels": "abc", "teacher": "x"})]
+    assert "Not comparable" not in markdown(rows, split="test")
+    rows += [row("ema", 1.0, 1, 0.5, settings={"labels": "x"})]
+    said = "Not comparable: the rows come from 2 versions of the recipe's labels (abc, x)"
+    assert said in markdown(rows, split="test")
     assert markdown([], split="test").startswith("# Label efficiency")
 
 
@@ -193,18 +208,20 @@ def test_table_and_plots_come_from_the_rows_alone(tmp_path: Path, capsys: pytest
 
 def test_rows_that_are_there_are_skipped(tmp_path: Path):
     results = tmp_path / "rows.json"
-    experiment = Experiment("test", results, tmp_path, (), "abc")
+    experiment = Experiment("test", results, tmp_path)
     runs = plan([], [], [0])
-    results.write_text(json.dumps({"rows": [row("ema", 0.1, 0, 0.5), row("ema", 0.1, 1, 0.5)]}))
+    settings = experiment.settings(runs[0])
+    assert runs[0].key == ("labels_only", 0.1, 0)
+    there = [row("labels_only", 0.1, seed, 0.5, settings=settings) for seed in (0, 1)]
+    results.write_text(json.dumps({"rows": there}))
     todo = missing(runs, experiment, force=False)
-    assert len(todo) == len(runs) - 1
-    assert ("ema", 0.1, 0) not in {run.key for run in todo}
+    assert todo == runs[1:]
     assert missing(runs, experiment, force=True) == runs
-    other = Experiment("test", results, tmp_path, (), "def")
+    assert missing(runs, Experiment("test", results, tmp_path, ("contrast.align=0.1",)), force=False) == todo
     with pytest.raises(
-        ConfigError, match=r"its row of ema at 0\.1 %, seed 0 is of settings abc, .* now at def; --force"
+        ConfigError, match=r"its row of labels_only at 0\.1 %, seed 0 is of settings {'labels': .* now at .*; --force"
     ):
-        missing(runs, other, force=False)
+        missing(runs, Experiment("test", results, tmp_path, ("optim.steps=3",)), force=False)
 
 
 @pytest.fixture
@@ -221,7 +238,7 @@ def small(tmp_path: Path) -> Experiment:
     path.write_text(yaml.safe_dump(recipe))
     results = tmp_path / "results" / "rows.json"
     results.parent.mkdir()
-    return Experiment("test", results, tmp_path / "runs", ("device=cpu",), "abc", recipe=path)
+    return Experiment("test", results, tmp_path / "runs", ("device=cpu",), recipe=path)
 
 
 @pytest.mark.slow
@@ -273,6 +290,6 @@ def test_ctrl_c_leaves_a_run_that_goes_on(small: Experiment, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_says_why_and_the_others_go_on(small: Experiment, tmp_path: Path, capsys):
-    broken = Experiment("test", small.results, small.runs, ("device=cpu", "optim.lr=1e30"), "abc", recipe=small.recipe)
+    broken = Experiment("test", small.results, small.runs, ("device=cpu", "optim.lr=1e30"), recipe=small.recipe)
     with pytest.raises(TrainingError, match=r"labels_only at 10 %, seed 0: step \d: the loss \w+ is (nan|inf) on"):
         perform(Run(method_named("labels_only"), 10, 0), broken)
