@@ -40,9 +40,9 @@ AS_RECORDED = [
     "images.color=0",
     "images.flip=0",
     "images.pairs=0",
-    "pseudo.weight=0",
+    "transfer.every=1",
 ]
-"""Scans as they are, all of their pairs, and nothing said about them."""
+"""Scans as they are, all of their pairs."""
 
 
 def predictions(learner: Learner, stream: TrainingStream, scan: int) -> tuple[npt.NDArray[np.int64], dict[str, Tensor]]:
@@ -54,10 +54,14 @@ def predictions(learner: Learner, stream: TrainingStream, scan: int) -> tuple[np
     if learner.average is not None:
         found["average"] = learner.average.network(batch.voxels).logits[batch.pairs.row]
     if learner.student.scheme.transfer is not None:
-        taught = learner.student.scheme.transfer(output, batch.voxels, batch.pairs)
+        guide = learner.student.scheme.guide
+        shown = None if guide is None else guide(None, batch, 0).shown
+        taught = learner.student.scheme.transfer(output, batch.voxels, batch.pairs, shown)
         found |= {f"fused {stride}": logits for stride, logits in taught.fused.items()}
         found |= {f"point {stride}": logits for stride, logits in taught.point.items() if stride > 1}
         found["image"] = taught.image
+        if shown is not None:
+            found["image-text"] = shown[batch.pairs.row]
     return batch.pairs.target.cpu().numpy(), found
 
 

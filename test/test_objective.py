@@ -14,6 +14,7 @@ from training.processes import Processes
 from training.scheme.agreement import Opinion, PseudoTargets, opinion_kl, pseudo_cross_entropy
 from training.scheme.guidance import Guidance
 from training.scheme.objective import Objective
+from training.scheme.schedule import Shares
 from training.scheme.student import StudentOutput
 
 
@@ -29,7 +30,7 @@ def test_a_doubtful_voxel_weighs_as_much_as_one_that_is_agreed_on():
     none = torch.zeros(0, dtype=torch.int64)
     batch = Batch(("scan",), few_voxels([[0, 0, i, 0] for i in range(6)], 1), none, none, none)
     objective = Objective(config, processes, SegmentationLoss(config.loss), None)
-    losses = objective(StudentOutput(NetworkOutput(logits, {}), None, None), batch, guidance, share=1.0)
+    losses = objective(StudentOutput(NetworkOutput(logits, {}), None, None), batch, guidance, share=Shares(1.0, 1.0))
     assert losses.keys() == {"pseudo", "opinion"}
     # Four voxels are told something: three by pseudo labels, one by an opinion.
     assert losses["pseudo"].item() == pytest.approx(2 * pseudo_cross_entropy(logits, pseudo).sum().item() / 4)

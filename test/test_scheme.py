@@ -195,6 +195,23 @@ def test_a_batch_without_pairs_or_labels_still_reaches_every_parameter(data: Pat
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in learner.student.parameters())
 
 
+def test_images_are_looked_at_in_every_so_many_th_step(data: Path):
+    config = load_config(None, overrides(data, "run", "transfer.every=3", "optim.batch_size=2"))
+    with join_processes("cpu") as processes:
+        source = open_source(config.data)
+        stream = TrainingStream(source, shared_draw(config, processes, source), config, make_grid(config))
+        every = replace(config, transfer=replace(config.transfer, every=1))
+        always = TrainingStream(source, stream.draw, every, make_grid(config))
+        for position in range(12):
+            found, all_of_them = stream[position], always[position]
+            step = position // 2
+            assert len(found.pairs.row) == (len(all_of_them.pairs.row) if step % 3 == 0 else 0)
+            assert np.array_equal(found.voxels.features, all_of_them.voxels.features)
+    assert main(overrides(data, "run", "transfer.every=3", "optim.steps=5")) == 0
+    seen = [float(row["transfer"]) > 0 for row in rows(data.parent / "run")]
+    assert seen == [True, False, False, True, False]
+
+
 def replace_pairs(example: object) -> object:
     from training.data.pairs import join
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sparse_inputs import few_voxels
 
 from training.config import TrainConfig, load_config
+from training.data.dataset import Batch
 from training.data.hints import Hints, LocalHints, collate_hints, local_hints
 from training.data.spread import SpreadLabels, spread_labels
 from training.processes import Processes
@@ -140,6 +142,34 @@ def test_where_no_image_shows_a_point_the_labels_frequencies_come_first():
     less = guide(text=False).image_text(hints([[ABSENT, ABSENT]], [[0, 2]]))
     assert less is not None
     assert less.weight[0].item() == pytest.approx(1 - np.exp(-2))
+
+
+def test_what_images_show_does_not_hold_what_labels_say():
+    made = guide()
+    said = made.shown(hints([[0.1, 0.3], [ABSENT, ABSENT]], [[6, 0], [6, 0]]), 3)
+    plain = made.image_text(hints([[0.1, 0.3]], [[0, 0]]))
+    assert said is not None
+    assert plain is not None
+    torch.testing.assert_close(said[0].exp(), plain.probability[0])
+    assert not said[1:].any()
+    assert guide(text=False).shown(hints([[ABSENT, ABSENT]], [[6, 0]]), 1) is None
+
+
+def test_before_the_teacher_is_asked_there_are_opinions_alone():
+    made = guide()
+    made.config.pseudo.soft = 1
+    voxels = few_voxels([[0, 0, i, 0] for i in range(3)], 1)
+    row, target = torch.tensor([0]), torch.tensor([1])
+    batch = Batch(("scan",), voxels, row, target, row, hints=hints([[0.1, 0.3], [0.3, 0.1]], [[0, 0], [0, 0]]))
+    said = made(None, batch, 0)
+    assert len(said.pseudo) == len(said.known) == 0
+    assert said.candidates is said.shown is None
+    assert said.opinion.row.tolist() == [1]
+    assert said.opinion.probability.argmax() == 0
+    # Asked, it agrees.
+    agreed = made(torch.tensor([[0.1, 0.9], [0.9, 0.1], [0.5, 0.5]]), batch, 1)
+    assert agreed.pseudo.row.tolist() == [1]
+    assert agreed.known.tolist() == [1, 2]
 
 
 def test_an_image_that_outweighs_the_labels_is_trusted_as_before():

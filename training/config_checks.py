@@ -28,7 +28,7 @@ _CHOICES = {
 _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
     (
         "model.voxel_size model.width optim.epochs optim.lr optim.batch_size save_every images.cameras images.scale "
-        "image_network.channels transfer.levels transfer.heads transfer.temperature contrast.dim "
+        "image_network.channels transfer.every transfer.levels transfer.heads transfer.temperature contrast.dim "
         "contrast.temperature contrast.queue contrast.anchors",
         lambda value: value > 0,
         "above 0",
@@ -49,7 +49,7 @@ _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
     ),
     (
         "optim.warmup optim.average augment.drop augment.scale augment.intensity images.color contrast.momentum "
-        "schedule.labels_only schedule.ramp",
+        "schedule.opinions schedule.labels_only schedule.ramp",
         lambda value: 0 <= value < 1,
         "0 or more and below 1",
     ),

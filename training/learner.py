@@ -30,7 +30,7 @@ from training.processes import Processes
 from training.scheme.agreement import SOURCES
 from training.scheme.guidance import Guidance
 from training.scheme.objective import Objective
-from training.scheme.schedule import ramp
+from training.scheme.schedule import shares
 from training.scheme.student import Student, make_scheme
 
 
@@ -64,9 +64,10 @@ class Learner:
         scans = len(torch.unique_consecutive(batch.scan))
         points, scans_of_all = self.processes.sum([len(batch.rows), scans])
         world = self.processes.world
-        share = ramp(step, steps, self.config.schedule)
+        share = shares(step, steps, self.config.schedule)
         with torch.autocast(self.processes.device.type, self.dtype, enabled=self.dtype is not None):
-            guidance = self.guidance(batch, step) if share > 0 else None
+            asked = max(share) > 0 or self.config.transfer.opinions
+            guidance = self.guidance(batch, step, teacher=share.teacher > 0) if asked else None
             output = self.shared(batch, guidance)
         logits = output.points.logits
         # Labels are on points: a voxel counts once for each labelled point in it, and labels no other point.
@@ -78,11 +79,14 @@ class Learner:
         return {**self.loss(labelled), **self.objective(output, batch, guidance, share)}, points
 
     @torch.no_grad()
-    def guidance(self, batch: Batch, step: int) -> Guidance | None:
-        """What the teacher and the image-text model say about the batch's voxels."""
+    def guidance(self, batch: Batch, step: int, *, teacher: bool = True) -> Guidance | None:
+        """What the teacher, if it is asked, and the image-text model say about the batch's voxels."""
         guide = self.student.scheme.guide
         if guide is None or self.average is None or batch.view is None:
             return None
+        if not teacher:
+            first: Guidance = guide(None, batch, step)
+            return first
         device = self.processes.device
         half = half_of_readers(self.config.optim, device)
         with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():

@@ -165,14 +165,16 @@ class TrainingStream(Dataset[Example]):
             # Never with itself: turned differently, the same labelled point could come in twice.
             other = (index + 1 + int(rng.integers(scans - 1))) % scans
             scan, recorded = mix(scan, augment(self.scan(other), config, rng), config, rng), (index, other)
-        return self._complete(Example(scan, self._voxelize(scan), recorded), rng)
+        images = position // self.config.optim.batch_size % self.config.transfer.every == 0
+        return self._complete(Example(scan, self._voxelize(scan), recorded), rng, images=images)
 
-    def _complete(self, example: Example, rng: np.random.Generator) -> Example:
-        """Add what the scheme's parts need."""
+    def _complete(self, example: Example, rng: np.random.Generator, *, images: bool) -> Example:
+        """Add what the scheme's parts need; without `images` there are no pairs."""
         scan, voxels, recorded = example.scan, example.voxels, example.recorded
         pairs = hints = view = None
         if self._finder is not None:
-            found = join(scan, voxels, tuple(self._finder.find(index, rng) for index in recorded))
+            shown = tuple(self._finder.find(index, rng) for index in recorded) if images else ()
+            found = join(scan, voxels, shown)
             pairs = thin(found, self.config.images.pairs, rng)
         if self.image_text is not None or spreads_labels(self.config):
             hints = join_hints(scan, voxels, tuple(self._hints(index) for index in recorded))

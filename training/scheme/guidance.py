@@ -34,12 +34,14 @@ class Guidance:
     """What is said about the V voxels of a batch.
 
     Attributes:
-        teacher: (V, C) probabilities; zeros where the teacher has not seen the voxel.
+        teacher: (V, C) probabilities; zeros where the teacher has not seen the voxel, or is not asked yet.
         known: (K,) int64 rows that the teacher has seen and that have no drawn label.
         pseudo: the pseudo labels.
         opinion: of the image-text model on voxels with neither a drawn nor a pseudo label.
         candidates: of the contrast, None where it is off.
         generator: of this step's random choices: they depend on the step alone, so that a resumed run makes the same.
+        shown: (V, C) logarithms of what the image-text model says of each voxel, zeros where it says nothing; drawn
+            labels are not in it. None where nothing asks.
     """
 
     teacher: Tensor
@@ -48,6 +50,7 @@ class Guidance:
     opinion: Opinion
     candidates: Candidates | None
     generator: torch.Generator
+    shown: Tensor | None = None
 
     def counts(self) -> dict[str, int]:
         """Pseudo labels by source."""
@@ -81,10 +84,19 @@ class Guide(nn.Module):
         self.text_sure = thresholds() if calibration is not None else None
 
     @torch.no_grad()
-    def forward(self, teacher: Tensor, batch: Batch, step: int) -> Guidance:
-        """`teacher`: (V, C) probabilities, zeros in rows that it has not seen."""
-        seen = teacher.sum(1) > 0
+    def forward(self, teacher: Tensor | None, batch: Batch, step: int) -> Guidance:
+        """`teacher`: (V, C) probabilities, zeros in rows that it has not seen; None: it is not asked yet."""
         text = self.image_text(batch.hints)
+        shown = self.shown(batch.hints, len(batch.voxels)) if self.config.transfer.opinions else None
+        asked = self.config.pseudo.soft + self.config.pseudo.lovasz > 0
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        if teacher is None:
+            teacher = batch.voxels.features.new_zeros(len(batch.voxels), len(self.prior))
+            none = batch.rows[:0]
+            pseudo = PseudoTargets(none, none, none.to(torch.uint8), teacher[:0, 0])
+            opinion = Opinion.of(text if asked else None, batch.rows, teacher)
+            return Guidance(teacher, none, pseudo, opinion, None, generator, shown)
+        seen = teacher.sum(1) > 0
         self.teacher_sure.update(teacher[seen], self.processes.sum_tensor)
         if self.text_sure is not None and text is not None:
             self.text_sure.update(text.probability, self.processes.sum_tensor)
@@ -110,10 +122,22 @@ class Guide(nn.Module):
                 safe=safe_negatives(teacher, text, row, self.config.contrast.negatives),
                 weight=torch.cat([torch.ones_like(batch.rows, dtype=pseudo.weight.dtype), pseudo.weight]),
             )
-        asked = self.config.pseudo.soft + self.config.pseudo.lovasz > 0
         opinion = Opinion.of(text if asked else None, torch.cat([batch.rows, pseudo.row]), teacher)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator)
+        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator, shown)
+
+    def shown(self, hints: Hints | None, voxels: int) -> Tensor | None:
+        """(voxels, C) logarithms of the calibrated probabilities of what images show, 0 where none does.
+
+        Without the drawn labels: a voxel's own would tell a branch that starts from this the answer which it is to
+        learn. None where there is no image-text model.
+        """
+        if hints is None or self.calibration is None:
+            return None
+        score = hints.score.cpu().numpy()
+        seen = np.flatnonzero(score.max(1, initial=ABSENT) > ABSENT)
+        probability, _ = self.calibration.apply(score[seen])
+        said = torch.from_numpy(np.log(np.maximum(probability, _TINY))).to(hints.row.device)
+        return said.new_zeros(voxels, len(self.prior)).index_copy_(0, hints.row[seen], said)
 
     def image_text(self, hints: Hints | None) -> ImageText | None:
         """What images and the drawn labels around say: probabilities, and how far they can be trusted."""

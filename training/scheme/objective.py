@@ -12,6 +12,7 @@ from training.losses import SegmentationLoss
 from training.processes import Processes
 from training.scheme.agreement import kl_to_teacher, opinion_kl, pseudo_cross_entropy, pseudo_lovasz
 from training.scheme.guidance import Guidance
+from training.scheme.schedule import Shares
 from training.scheme.student import StudentOutput
 from training.scheme.transfer import PairCounts, Transfer, TransferOutput
 
@@ -45,9 +46,9 @@ class Objective:
         self.terms = [name for name, used in on.items() if used]
 
     def __call__(
-        self, output: StudentOutput, batch: Batch, guidance: Guidance | None, share: float
+        self, output: StudentOutput, batch: Batch, guidance: Guidance | None, share: Shares
     ) -> dict[str, Tensor]:
-        """Weighted losses by name; `share` is the ramp's factor on those that need guidance."""
+        """Weighted losses by name; `share`: the schedule's factors on those that need guidance."""
         losses: dict[str, Tensor] = {}
         if output.transfer is not None and batch.pairs is not None:
             losses |= self._transfer(output.transfer, batch.pairs)
@@ -56,13 +57,15 @@ class Objective:
         sums = dict.fromkeys(names, nothing)
         counts = dict.fromkeys(sums, 0)
         config = self.config
+        # Opinions turn into pseudo labels, and back, from step to step: one factor for both.
+        told = max(share)
         weights = {
-            "fused_pseudo": share * config.pseudo.weight * config.transfer.fused,
-            "pseudo": share * config.pseudo.weight,
-            "opinion": share * config.pseudo.weight * config.pseudo.soft,
-            "pseudo_lovasz": share * config.pseudo.weight * config.pseudo.lovasz,
-            "contrast": share * config.contrast.weight,
-            "teacher": share * config.teacher.weight,
+            "fused_pseudo": told * config.pseudo.weight * config.transfer.fused,
+            "pseudo": told * config.pseudo.weight,
+            "opinion": told * config.pseudo.weight * config.pseudo.soft,
+            "pseudo_lovasz": told * config.pseudo.weight * config.pseudo.lovasz,
+            "contrast": share.teacher * config.contrast.weight,
+            "teacher": share.teacher * config.teacher.weight,
         }
         logits = output.points.logits
         if guidance is not None:

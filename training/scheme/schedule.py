@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from training.scheme.config import ScheduleConfig
 
 
-def ramp(step: int, steps: int, schedule: ScheduleConfig) -> float:
-    """Factor 0..1 on the weight of pseudo labels, contrast and teacher at `step` (from 0) of `steps`.
+class Shares(NamedTuple):
+    """Factors 0..1 on the weights of a step.
 
-    0 during the first `labels_only` share of the steps, then the linear rise over the share `ramp`, whose last step has
-    the whole weight. It is a function of the step alone, so that a resumed run goes on where it was.
+    Attributes:
+        opinions: on what the image-text model says, which is as good in the first step as in the last.
+        teacher: on what asks the teacher, which has to learn first: agreement, contrast, and the teacher itself.
     """
-    before, rise = round(schedule.labels_only * steps), round(schedule.ramp * steps)
-    if step < before:
+
+    opinions: float
+    teacher: float
+
+
+def shares(step: int, steps: int, schedule: ScheduleConfig) -> Shares:
+    """The factors at `step` (from 0) of `steps`, of the step alone, so that a resumed run goes on where it was."""
+    return Shares(
+        ramp(step, steps, schedule.opinions, schedule.ramp), ramp(step, steps, schedule.labels_only, schedule.ramp)
+    )
+
+
+def ramp(step: int, steps: int, before: float, rise: float) -> float:
+    """0 in the first `before` share of the steps, then a linear rise over the share `rise`, whose last step has 1."""
+    first, rising = round(before * steps), round(rise * steps)
+    if step < first:
         return 0.0
-    return min(1.0, (step - before + 1) / max(1, rise))
+    return min(1.0, (step - first + 1) / max(1, rising))

@@ -56,7 +56,8 @@ class Student(nn.Module):
         transfer = contrast = None
         if self.scheme.transfer is not None:
             assert batch.pairs is not None
-            transfer = self.scheme.transfer(points, batch.voxels, batch.pairs)
+            shown = None if guidance is None else guidance.shown
+            transfer = self.scheme.transfer(points, batch.voxels, batch.pairs, shown)
         if self.scheme.contrast is not None:
             features = points.features[1].features
             classes = points.logits.shape[1]
