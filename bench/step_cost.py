@@ -3,8 +3,9 @@
     python bench/step_cost.py                        # the recipe of bench/label_efficiency.py, on this machine
     python bench/step_cost.py --recipe config/train/mdkt_nuscenes.yaml --device cuda --set data.root=/data/nuscenes
 
-The parts take turns step by step, so that whatever else the machine does meets all of them; medians and quartiles of
-the ratios within a turn. On a CPU processor time of one thread, on CUDA the clock. Preparing the scans and images is
+The parts take turns, so that whatever else the machine does meets all of them; medians and quartiles of the ratios
+within a turn. A turn is a step, or as many as it takes until one looks at images (`transfer.every`), and then what
+counts is their mean. On a CPU processor time of one thread, on CUDA the clock. Preparing the scans and images is
 measured apart: with workers it goes on beside the step. Writes docs/results/step_cost.json and .md.
 """
 
@@ -17,7 +18,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Cost:
     """Figures of one part.
 
     Attributes:
-        prepare, step: seconds of each measured step: scans and images, then the step itself.
+        prepare, step: seconds a step of each measured turn: scans and images, then the step itself.
         peak: bytes, of the process on a CPU, allocated on CUDA.
     """
 
@@ -110,18 +111,24 @@ def _percent(recipe: Path, more: Sequence[str]) -> float:
 
 
 def measure_time(parts: dict[str, TrainConfig], rounds: int, device: str) -> dict[str, Cost]:
-    """Seconds of `rounds` steps of each part, taken in turns after one that warms up."""
+    """Seconds a step of `rounds` turns of each part, after one that warms up."""
     costs = {title: Cost(title) for title in parts}
     with join_processes(device) as processes:
         ready = {title: Part(config, processes) for title, config in parts.items()}
         for number in range(rounds + 1):
             for title, part in ready.items():
-                prepare, step = part.step(number)
+                turn = steps_of_a_turn(parts.values())
+                taken = [part.step(number * turn + k) for k in range(turn)]
                 if number:
-                    costs[title].prepare.append(prepare)
-                    costs[title].step.append(step)
+                    costs[title].prepare.append(statistics.fmean(prepare for prepare, _ in taken))
+                    costs[title].step.append(statistics.fmean(step for _, step in taken))
             console.print(f"round {number} of {rounds}", highlight=False)
     return costs
+
+
+def steps_of_a_turn(parts: Iterable[TrainConfig]) -> int:
+    """As many as it takes until every part has looked at images."""
+    return max(config.transfer.every for config in parts)
 
 
 def peak_memory(config: TrainConfig, device: str, steps: int = 3) -> int:
@@ -160,7 +167,7 @@ def to_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
                 "prepare_ms": round(1000 * statistics.median(cost.prepare), 1),
                 "peak_mb": round(cost.peak / 1e6),
                 "memory_ratio": round(cost.peak / max(costs[0].peak, 1), 3),
-                "steps": len(cost.step),
+                "turns": len(cost.step),
             }
         )
     return rows
@@ -168,12 +175,13 @@ def to_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
 
 def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
     """The table and what it was measured on."""
+    each = "steps" if facts["turn"] == 1 else f"turns of {facts['turn']} steps, of which one looks at images"
     kind = "the clock" if facts["cuda"] else "processor time, one thread"
     memory = "allocated on the GPU" if facts["cuda"] else "of the process"
     lines = [
         "# Cost of a training step",
         "",
-        f"Medians of {rows[0]['steps']} steps ({kind}), the parts taking turns; ratios are to labels only in the same "
+        f"Medians of {rows[0]['turns']} {each} ({kind}), the parts taking turns; ratios are to labels only in the same "
         f"turn, quartiles in brackets; peak memory {memory}. Written by `python bench/step_cost.py`.",
         "",
         "| part | step ms | ratio | preparing scans and images ms | peak MB | ratio |",
@@ -212,6 +220,7 @@ def bench(recipe: Path, more: Sequence[str], device: str, rounds: int, results: 
         "machine": torch.cuda.get_device_name() if cuda else f"CPU {platform.machine()}, 1 thread",
         "date": datetime.date.today().isoformat(),
         "cuda": cuda,
+        "turn": steps_of_a_turn(parts.values()),
     }
     results.parent.mkdir(parents=True, exist_ok=True)
     write_json(results, {"facts": facts, "rows": rows})
@@ -227,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="a recipe with all parts on")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings over the recipe's")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--rounds", type=int, default=9, help="measured steps of each part")
+    parser.add_argument("--rounds", type=int, default=9, help="measured turns of each part")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of the figures, .json")
     options = parser.parse_args(arguments)
 

@@ -80,6 +80,8 @@ class Running:
         count = len(got)
         self.graph.until(lambda: len(got) > count + 1, "a diagnosis")
         (status,) = got[-1].status
+        # Displays choose by both, `config/foxglove.json` among them.
+        assert (status.hardware_id, status.name) == ("segment", "segment: labels")
         return status.level[0], status.message, {v.key: v.value for v in status.values}
 
     def close(self):

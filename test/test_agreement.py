@@ -210,6 +210,11 @@ def test_kl_is_its_definition_and_leaves_the_teacher_alone():
     assert float(kl_to_teacher(logits, teacher).detach().abs().max()) < 1e-6
     sharp = torch.tensor([[1.0, 0.0, 0.0]])
     assert torch.isfinite(kl_to_teacher(student[:1], sharp)).all()
+    # A row that is half of each of two classes weighs the mean of theirs.
+    weights, halves = torch.tensor([1.0, 3.0]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    plain = kl_to_teacher(torch.tensor([[0.0, 2.0], [0.0, 2.0]]), halves)
+    weighed = kl_to_teacher(torch.tensor([[0.0, 2.0], [0.0, 2.0]]), halves, weights)
+    torch.testing.assert_close(weighed, plain * torch.tensor([2.0, 1.0]))
 
 
 def predictions(best: list[float], named: int, classes: int = 3) -> Tensor:

@@ -25,6 +25,13 @@ def test_the_topics_are_the_nodes(name):
     assert found <= TOPICS
 
 
+def test_the_foxglove_layout_asks_for_the_nodes_own_diagnosis():
+    """It shows a status only where both match; `running_node.diagnosis` holds the node to these."""
+    panels = json.loads((CONFIG / "foxglove.json").read_text(encoding="utf-8"))["configById"]
+    asked = panels["DiagnosticStatusPanel!health"]
+    assert (asked["selectedHardwareId"], asked["selectedName"]) == ("segment", "segment: labels")
+
+
 def test_the_costmap_is_made_of_groups_that_every_label_space_has():
     for space in ("semantickitti", "nuscenes"):
         assert {"obstacle", "drivable"} <= set(LabelSpace.load(space).groups)

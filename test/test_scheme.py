@@ -254,7 +254,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_scans(
 ):
     from training.scheme import objective
 
-    monkeypatch.setattr(objective, "kl_to_teacher", lambda student, teacher: student.sum(1) * float("nan"))
+    monkeypatch.setattr(objective, "kl_to_teacher", lambda student, teacher, _: student.sum(1) * float("nan"))
     assert (
         main(
             overrides(data, "run", "optim.steps=4", "schedule.labels_only=0.25", "schedule.ramp=0", "transfer.fused=0")

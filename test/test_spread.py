@@ -170,6 +170,10 @@ def test_before_the_teacher_is_asked_there_are_opinions_alone():
     agreed = made(torch.tensor([[0.1, 0.9], [0.9, 0.1], [0.5, 0.5]]), batch, 1)
     assert agreed.pseudo.row.tolist() == [1]
     assert agreed.known.tolist() == [1, 2]
+    # What it is not asked for is learnt as the image says it, not as the teacher does.
+    made.config.pseudo.agree, made.config.pseudo.sure, made.text_sure = 0.95, 1.0, None
+    doubtful = made(torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.5, 0.5]]), batch, 1)
+    assert (len(doubtful.pseudo), doubtful.opinion.row.tolist(), doubtful.known.tolist()) == (0, [1], [2])
 
 
 def test_an_image_that_outweighs_the_labels_is_trusted_as_before():

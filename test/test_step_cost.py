@@ -18,7 +18,7 @@ model: {width: 0.25, voxel_size: 2.0}
 optim: {batch_size: 2, average: 0.9}
 images: {scale: 1.0}
 image_network: {channels: 8}
-transfer: {weight: 0.2}
+transfer: {weight: 0.2, every: 2}
 pseudo: {weight: 0.5}
 contrast: {weight: 0.1, dim: 8}
 teacher: {weight: 0.5}
@@ -42,13 +42,15 @@ def test_ratios_are_within_a_turn():
         "prepare_ms": 30.0,
         "peak_mb": 250,
         "memory_ratio": 2.5,
-        "steps": 3,
+        "turns": 3,
     }
-    facts = {"recipe": "r.yaml", "image text": "", "machine": "m", "date": "d", "cuda": False}
+    facts = {"recipe": "r.yaml", "image text": "", "machine": "m", "date": "d", "cuda": False, "turn": 1}
     text = markdown(rows, facts)
     assert "| b | 400 | 2.00 (2.00 - 2.00) | 30 | 250 | 2.50 |" in text
     assert "processor time, one thread" in text
     assert "image text" not in text
+    assert "Medians of 3 steps (" in text
+    assert "Medians of 3 turns of 2 steps, of which one looks at images (" in markdown(rows, {**facts, "turn": 2})
     assert ratios([Cost("a", [1.0], [2.0]), Cost("b", [1.0], [3.0])]) == [(1, 1, 1), (1.5, 1.5, 1.5)]
 
 
@@ -77,11 +79,12 @@ def test_every_part_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [row["part"] for row in found["rows"]] == [part.title for part in PARTS]
     assert found["rows"][0]["ratio"] == 1
     for row in found["rows"]:
-        assert row["steps"] == 2
+        assert row["turns"] == 2
         assert row["step_ms"] > 0
         assert row["peak_mb"] > 50
         low, high = row["ratio_quartiles"]
         assert low <= row["ratio"] <= high
+    assert found["facts"]["turn"] == 2
     assert "| labels only |" in results.with_suffix(".md").read_text()
     assert "the teacher alone" in results.with_suffix(".md").read_text()
     capsys.readouterr()

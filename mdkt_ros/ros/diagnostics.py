@@ -30,11 +30,13 @@ class Diagnostics:
     def publish(self) -> None:
         """Publish now; the log hears of it where the level has changed."""
         judgement, values = self._describe()
+        name = self._node.get_fully_qualified_name().lstrip("/")
         status = DiagnosticStatus(
             level=bytes([judgement.level]),
-            name=f"{self._node.get_fully_qualified_name().lstrip('/')}: labels",
+            name=f"{name}: labels",
             message=judgement.message,
-            hardware_id=values.get("device", ""),
+            # The same in every state and on every machine: displays choose by it (`config/foxglove.json`).
+            hardware_id=name,
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )
         message = DiagnosticArray(status=[status])

@@ -15,6 +15,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from mdkt_ros.cloud import CloudMessage
 from mdkt_ros.labels import LabelSpace
+from mdkt_ros.live.legend import legend_places
 from mdkt_ros.render.style import display_palette
 
 
@@ -38,9 +39,10 @@ def label_info(labels: LabelSpace, stamp: Time) -> LabelInfo:
     return LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=0.0)
 
 
-def legend(labels: LabelSpace, frame_id: str) -> MarkerArray:
+def legend(labels: LabelSpace, frame_id: str, axes: str) -> MarkerArray:
     """The class names in their colours, as text that stands to the left of the vehicle in the LiDAR's frame."""
     markers = MarkerArray()
+    places = legend_places(len(labels), axes)
     for index, (name, color) in enumerate(zip(labels.names, display_palette(labels), strict=False)):
         r, g, b = (float(value) / 255 for value in color)
         marker = Marker(
@@ -51,8 +53,7 @@ def legend(labels: LabelSpace, frame_id: str) -> MarkerArray:
         marker.color = ColorRGBA(r=r, g=g, b=b, a=1.0)
         marker.scale.z = 1.5
         position = marker.pose.position
-        # Along the left edge of what `config/segment.rviz` shows.
-        position.x, position.y, position.z = 20.0 - 2.0 * index, 29.0 - 0.6 * index, 0.0
+        position.x, position.y, position.z = map(float, places[index])
         marker.pose.orientation.w = 1.0
         markers.markers.append(marker)
     return markers

@@ -41,11 +41,12 @@ class RosOutputs:
     Args:
         node: publishes.
         labels: classes and groups of the checkpoint.
+        axes: of the LiDAR's frame, `x_forward` or `y_forward`.
         cameras: number of overlays.
     """
 
-    def __init__(self, node: LifecycleNode, labels: LabelSpace, cameras: int) -> None:
-        self._node, self._labels = node, labels
+    def __init__(self, node: LifecycleNode, labels: LabelSpace, axes: str, cameras: int) -> None:
+        self._node, self._labels, self._axes = node, labels, axes
         types = {SEGMENTATION: PointCloud2, VISUALIZATION: PointCloud2, **dict.fromkeys(labels.groups, PointCloud2)}
         types |= {f"{OVERLAY}{index}": Image for index in range(cameras)}
         self._publishers = {
@@ -91,7 +92,7 @@ class RosOutputs:
         # is latched.
         if scan.frame_id != self._legend_frame or now - self._legend_at > LEGEND_PERIOD:
             self._legend_frame, self._legend_at = scan.frame_id, now
-            self._legend.publish(legend(self._labels, scan.frame_id))
+            self._legend.publish(legend(self._labels, scan.frame_id, self._axes))
         self._publishers[output].publish(cloud_message(cloud, scan.message.header))
 
     def image(self, output: str, pixels: npt.NDArray[np.uint8], image: Any) -> None:

@@ -72,7 +72,7 @@ class Work:
         if settings.cameras:
             self._transforms = Transforms(node, settings.fixed_frame)
             node.get_logger().info(f"{settings.cameras} cameras; images are decoded by {called}")
-        self._outputs = RosOutputs(node, self._segmenter.labels, settings.cameras)
+        self._outputs = RosOutputs(node, self._segmenter.labels, self._segmenter.axes, settings.cameras)
         self._labeller = Labeller(
             self._segmenter,
             self._outputs,

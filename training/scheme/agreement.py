@@ -185,8 +185,7 @@ def pseudo_cross_entropy(logits: Tensor, targets: PseudoTargets, class_weights: 
 
 def opinion_kl(logits: Tensor, opinion: Opinion, class_weights: Tensor | None = None) -> Tensor:
     """KL(image-text || student) (Q,) in nats, classes weighed as in the losses by labels. logits: (V, C)."""
-    loss = kl_to_teacher(logits[opinion.row], opinion.probability)
-    return loss if class_weights is None else loss * (opinion.probability @ class_weights.to(opinion.probability))
+    return kl_to_teacher(logits[opinion.row], opinion.probability, class_weights)
 
 
 def pseudo_lovasz(logits: Tensor, pseudo: PseudoTargets, opinion: Opinion, scan: Tensor) -> Tensor:
@@ -205,15 +204,18 @@ def pseudo_lovasz(logits: Tensor, pseudo: PseudoTargets, opinion: Opinion, scan:
     return torch.stack(losses) if losses else logits.sum()[None][:0]
 
 
-def kl_to_teacher(student: Tensor, teacher: Tensor) -> Tensor:
+def kl_to_teacher(student: Tensor, teacher: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """KL(teacher || student) (R,) in nats of each row; no gradient reaches the teacher.
 
     Args:
         student: (R, C) logits.
         teacher: (R, C) probabilities.
+        class_weights: (C,) as in the losses by labels, of which a row takes the mean: a mean over rows alone is nearly
+            all road, and unlearns what is rare.
     """
     teacher = teacher.detach().float()
-    return F.kl_div(student.float().log_softmax(1), teacher, reduction="none").sum(1)
+    loss = F.kl_div(student.float().log_softmax(1), teacher, reduction="none").sum(1)
+    return loss if class_weights is None else loss * (teacher @ class_weights.to(teacher))
 
 
 class ClassThresholds(nn.Module):

@@ -35,7 +35,7 @@ class Guidance:
 
     Attributes:
         teacher: (V, C) probabilities; zeros where the teacher has not seen the voxel, or is not asked yet.
-        known: (K,) int64 rows that the teacher has seen and that have no drawn label.
+        known: (K,) int64 rows that the teacher has seen and that have neither a drawn label nor an opinion.
         pseudo: the pseudo labels.
         opinion: of the image-text model on voxels with neither a drawn nor a pseudo label.
         candidates: of the contrast, None where it is off.
@@ -108,8 +108,6 @@ class Guide(nn.Module):
             teacher_sure=self.teacher_sure().to(teacher),
             text_sure=None if self.text_sure is None else self.text_sure().to(teacher),
         )
-        unlabelled = seen.clone()
-        unlabelled[batch.rows] = False
         candidates = None
         if self.config.contrast.weight > 0:
             row = torch.cat([batch.rows, pseudo.row])
@@ -123,6 +121,10 @@ class Guide(nn.Module):
                 weight=torch.cat([torch.ones_like(batch.rows, dtype=pseudo.weight.dtype), pseudo.weight]),
             )
         opinion = Opinion.of(text if asked else None, torch.cat([batch.rows, pseudo.row]), teacher)
+        # What images say of a voxel is worth more than the teacher's view of it.
+        unlabelled = seen.clone()
+        unlabelled[batch.rows] = False
+        unlabelled[opinion.row] = False
         return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator, shown)
 
     def shown(self, hints: Hints | None, voxels: int) -> Tensor | None:

@@ -84,7 +84,7 @@ class Objective:
                 sums["pseudo_lovasz"], counts["pseudo_lovasz"] = each.sum(), len(each)
             if "teacher" in self.terms:
                 rows = guidance.known
-                sums["teacher"] = kl_to_teacher(logits[rows], guidance.teacher[rows]).sum()
+                sums["teacher"] = kl_to_teacher(logits[rows], guidance.teacher[rows], self.loss.class_weights).sum()
                 counts["teacher"] = len(rows)
         if output.contrast is not None:
             sums["contrast"] = output.contrast.sum()
@@ -110,9 +110,8 @@ class Objective:
         wanted = wanted[pairs.row]
         told = torch.nonzero(wanted.sum(1) > 0).flatten()
         wanted = wanted[told]
-        each = torch.stack([kl_to_teacher(fused[told], wanted) for fused in output.fused.values()]).mean(0)
         weights = self.loss.class_weights
-        return each if weights is None else each * (wanted @ weights.to(wanted))
+        return torch.stack([kl_to_teacher(fused[told], wanted, weights) for fused in output.fused.values()]).mean(0)
 
     def _transfer(self, output: TransferOutput, pairs: Pairs) -> dict[str, Tensor]:
         mine = PairCounts.of(pairs)
