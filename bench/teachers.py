@@ -41,8 +41,9 @@ AS_RECORDED = [
     "images.flip=0",
     "images.pairs=0",
     "transfer.every=1",
+    "pseudo.weight=0",
 ]
-"""Scans as they are, all of their pairs."""
+"""Scans as they are, all of their pairs, and nothing said about them."""
 
 
 def predictions(learner: Learner, stream: TrainingStream, scan: int) -> tuple[npt.NDArray[np.int64], dict[str, Tensor]]:
@@ -54,14 +55,10 @@ def predictions(learner: Learner, stream: TrainingStream, scan: int) -> tuple[np
     if learner.average is not None:
         found["average"] = learner.average.network(batch.voxels).logits[batch.pairs.row]
     if learner.student.scheme.transfer is not None:
-        guide = learner.student.scheme.guide
-        shown = None if guide is None else guide(None, batch, 0).shown
-        taught = learner.student.scheme.transfer(output, batch.voxels, batch.pairs, shown)
+        taught = learner.student.scheme.transfer(output, batch.voxels, batch.pairs)
         found |= {f"fused {stride}": logits for stride, logits in taught.fused.items()}
         found |= {f"point {stride}": logits for stride, logits in taught.point.items() if stride > 1}
         found["image"] = taught.image
-        if shown is not None:
-            found["image-text"] = shown[batch.pairs.row]
     return batch.pairs.target.cpu().numpy(), found
 
 

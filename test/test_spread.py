@@ -144,17 +144,6 @@ def test_where_no_image_shows_a_point_the_labels_frequencies_come_first():
     assert less.weight[0].item() == pytest.approx(1 - np.exp(-2))
 
 
-def test_what_images_show_does_not_hold_what_labels_say():
-    made = guide()
-    said = made.shown(hints([[0.1, 0.3], [ABSENT, ABSENT]], [[6, 0], [6, 0]]), 3)
-    plain = made.image_text(hints([[0.1, 0.3]], [[0, 0]]))
-    assert said is not None
-    assert plain is not None
-    torch.testing.assert_close(said[0].exp(), plain.probability[0])
-    assert not said[1:].any()
-    assert guide(text=False).shown(hints([[ABSENT, ABSENT]], [[6, 0]]), 1) is None
-
-
 def test_before_the_teacher_is_asked_there_are_opinions_alone():
     made = guide()
     made.config.pseudo.soft = 1
@@ -163,7 +152,7 @@ def test_before_the_teacher_is_asked_there_are_opinions_alone():
     batch = Batch(("scan",), voxels, row, target, row, hints=hints([[0.1, 0.3], [0.3, 0.1]], [[0, 0], [0, 0]]))
     said = made(None, batch, 0)
     assert len(said.pseudo) == len(said.known) == 0
-    assert said.candidates is said.shown is None
+    assert said.candidates is None
     assert said.opinion.row.tolist() == [1]
     assert said.opinion.probability.argmax() == 0
     # Asked, it agrees.

@@ -248,20 +248,6 @@ def test_scales_that_do_not_fit(scales):
         make_models(scales=scales)
 
 
-def test_a_fused_branch_that_starts_from_opinions_says_them_at_first_and_learns_what_they_lack():
-    voxels = make_voxels()
-    pairs = make_pairs(voxels, labelled=80)
-    shown = torch.randn(len(voxels), CLASSES).log_softmax(1)
-    network, transfer = make_models(opinions=True)
-    found = transfer(network(voxels), voxels, pairs, shown)
-    for logits in found.fused.values():
-        assert torch.equal(logits, shown[pairs.row])
-    sum(transfer.losses(found, pairs, BY_LABELS, PairCounts.of(pairs)).values()).backward()
-    assert all(scale.fusion.head.weight.grad.abs().max() > 0 for scale in transfer.scales.values())
-    # Where nothing is known about a voxel it starts from nothing.
-    assert not transfer(network(voxels), voxels, pairs).fused[1].any()
-
-
 def test_some_scales():
     network, transfer = make_models(scales=[4])
     voxels = make_voxels()

@@ -66,8 +66,7 @@ class Learner:
         world = self.processes.world
         share = shares(step, steps, self.config.schedule)
         with torch.autocast(self.processes.device.type, self.dtype, enabled=self.dtype is not None):
-            asked = max(share) > 0 or self.config.transfer.opinions
-            guidance = self.guidance(batch, step, teacher=share.teacher > 0) if asked else None
+            guidance = self.guidance(batch, step, teacher=share.teacher > 0) if max(share) > 0 else None
             output = self.shared(batch, guidance)
         logits = output.points.logits
         # Labels are on points: a voxel counts once for each labelled point in it, and labels no other point.

@@ -33,7 +33,6 @@ class TransferConfig:
     weight: float = 0.0  # of the distillation from the fused branch to the point network
     lovasz: float = 0.0  # of the same weight, of Lovasz-softmax against the class that the fused branch names
     every: int = 1  # images are looked at in every so many-th step
-    opinions: bool = False  # the fused branch starts from the image-text model's class probabilities, where there are
     fused: float = 1.0  # of CE + Lovasz of the fused branch on the labels
     image: float = 1.0  # of CE + Lovasz of the image network's own prediction on the labels
     scales: list[int] = field(default_factory=lambda: [8, 4, 2, 1])  # strides of the decoder's stages
@@ -88,6 +87,6 @@ class TeacherConfig:
 class ScheduleConfig:
     """When the parts that need no label join."""
 
-    opinions: float = 0.1  # share of the steps before what the image-text model alone says is learnt
+    opinions: float = 0.0  # share of the steps before what the image-text model alone says is learnt
     labels_only: float = 0.1  # share of the steps before agreement, contrast and teacher begin, which ask the teacher
     ramp: float = 0.1  # share of the steps in which their weights rise to full

@@ -40,8 +40,6 @@ class Guidance:
         opinion: of the image-text model on voxels with neither a drawn nor a pseudo label.
         candidates: of the contrast, None where it is off.
         generator: of this step's random choices: they depend on the step alone, so that a resumed run makes the same.
-        shown: (V, C) logarithms of what the image-text model says of each voxel, zeros where it says nothing; drawn
-            labels are not in it. None where nothing asks.
     """
 
     teacher: Tensor
@@ -50,7 +48,6 @@ class Guidance:
     opinion: Opinion
     candidates: Candidates | None
     generator: torch.Generator
-    shown: Tensor | None = None
 
     def counts(self) -> dict[str, int]:
         """Pseudo labels by source."""
@@ -87,7 +84,6 @@ class Guide(nn.Module):
     def forward(self, teacher: Tensor | None, batch: Batch, step: int) -> Guidance:
         """`teacher`: (V, C) probabilities, zeros in rows that it has not seen; None: it is not asked yet."""
         text = self.image_text(batch.hints)
-        shown = self.shown(batch.hints, len(batch.voxels)) if self.config.transfer.opinions else None
         asked = self.config.pseudo.soft + self.config.pseudo.lovasz > 0
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         if teacher is None:
@@ -95,7 +91,7 @@ class Guide(nn.Module):
             none = batch.rows[:0]
             pseudo = PseudoTargets(none, none, none.to(torch.uint8), teacher[:0, 0])
             opinion = Opinion.of(text if asked else None, batch.rows, teacher)
-            return Guidance(teacher, none, pseudo, opinion, None, generator, shown)
+            return Guidance(teacher, none, pseudo, opinion, None, generator)
         seen = teacher.sum(1) > 0
         self.teacher_sure.update(teacher[seen], self.processes.sum_tensor)
         if self.text_sure is not None and text is not None:
@@ -125,21 +121,7 @@ class Guide(nn.Module):
         unlabelled = seen.clone()
         unlabelled[batch.rows] = False
         unlabelled[opinion.row] = False
-        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator, shown)
-
-    def shown(self, hints: Hints | None, voxels: int) -> Tensor | None:
-        """(voxels, C) logarithms of the calibrated probabilities of what images show, 0 where none does.
-
-        Without the drawn labels: a voxel's own would tell a branch that starts from this the answer which it is to
-        learn. None where there is no image-text model.
-        """
-        if hints is None or self.calibration is None:
-            return None
-        score = hints.score.cpu().numpy()
-        seen = np.flatnonzero(score.max(1, initial=ABSENT) > ABSENT)
-        probability, _ = self.calibration.apply(score[seen])
-        said = torch.from_numpy(np.log(np.maximum(probability, _TINY))).to(hints.row.device)
-        return said.new_zeros(voxels, len(self.prior)).index_copy_(0, hints.row[seen], said)
+        return Guidance(teacher, unlabelled.nonzero().squeeze(1), pseudo, opinion, candidates, generator)
 
     def image_text(self, hints: Hints | None) -> ImageText | None:
         """What images and the drawn labels around say: probabilities, and how far they can be trusted."""

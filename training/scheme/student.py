@@ -56,8 +56,7 @@ class Student(nn.Module):
         transfer = contrast = None
         if self.scheme.transfer is not None:
             assert batch.pairs is not None
-            shown = None if guidance is None else guidance.shown
-            transfer = self.scheme.transfer(points, batch.voxels, batch.pairs, shown)
+            transfer = self.scheme.transfer(points, batch.voxels, batch.pairs)
         if self.scheme.contrast is not None:
             features = points.features[1].features
             classes = points.logits.shape[1]

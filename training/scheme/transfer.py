@@ -76,10 +76,6 @@ class ScaleTransfer(nn.Module):
             offsets=config.offsets,
         )
         self.fusion = Fusion(in_channels, images.channels, classes)
-        if config.opinions:
-            # In the first step the fused branch says what the image-text model says, exactly.
-            nn.init.zeros_(self.fusion.head.weight)
-            nn.init.zeros_(self.fusion.head.bias)
         self.head = nn.Linear(in_channels, classes) if stride > 1 else None
 
     def forward(self, output: NetworkOutput, rows: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
@@ -126,16 +122,13 @@ class Transfer(nn.Module):
         )
         self.head = nn.Linear(image_network.channels, classes)
 
-    def forward(
-        self, output: NetworkOutput, voxels: SparseTensor, pairs: Pairs, shown: Tensor | None = None
-    ) -> TransferOutput:
+    def forward(self, output: NetworkOutput, voxels: SparseTensor, pairs: Pairs) -> TransferOutput:
         """Class scores of every pair.
 
         Args:
             output: of the point network for `voxels`.
             voxels: its input.
             pairs: of the same batch; none, too, and then every parameter still gets a gradient, of zero.
-            shown: (V, C) logits of the voxels that the fused branch starts from, None: it starts from nothing.
         """
         if not len(pairs):
             pairs = _no_images(pairs)
@@ -144,8 +137,6 @@ class Transfer(nn.Module):
         for stride, scale in self._by_stride().items():
             rows = coarse_rows(voxels, output.features[stride], pairs.row)
             fused[stride], point[stride] = scale(output, rows, pyramid)
-            if shown is not None:
-                fused[stride] = fused[stride] + shown.index_select(0, pairs.row)
         image = self.head(pyramid.centre(0))
         if not len(pairs):
             # Empty tensors lead nowhere, yet other processes wait for the gradients of all parameters.
