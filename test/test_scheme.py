@@ -208,8 +208,13 @@ def test_images_are_looked_at_in_every_so_many_th_step(data: Path):
             assert len(found.pairs.row) == (len(all_of_them.pairs.row) if step % 3 == 0 else 0)
             assert np.array_equal(found.voxels.features, all_of_them.voxels.features)
     assert main(overrides(data, "run", "transfer.every=3", "optim.steps=5")) == 0
-    seen = [float(row["transfer"]) > 0 for row in rows(data.parent / "run")]
-    assert seen == [True, False, False, True, False]
+    log = rows(data.parent / "run")
+    assert [float(row["transfer"]) > 0 for row in log] == [True, False, False, True, False]
+    # They count as often as they were left out.
+    assert main(overrides(data, "each", "optim.steps=1")) == 0
+    (each,) = rows(data.parent / "each")
+    for term in ("transfer", "fused", "point", "image"):
+        assert float(log[0][term]) == pytest.approx(3 * float(each[term]))
 
 
 def replace_pairs(example: object) -> object:

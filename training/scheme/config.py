@@ -32,7 +32,7 @@ class TransferConfig:
 
     weight: float = 0.0  # of the distillation from the fused branch to the point network
     lovasz: float = 0.0  # of the same weight, of Lovasz-softmax against the class that the fused branch names
-    every: int = 1  # images are looked at in every so many-th step
+    every: int = 1  # images are looked at in every so many-th step, and count so many times then
     fused: float = 1.0  # of CE + Lovasz of the fused branch on the labels
     image: float = 1.0  # of CE + Lovasz of the image network's own prediction on the labels
     scales: list[int] = field(default_factory=lambda: [8, 4, 2, 1])  # strides of the decoder's stages

@@ -60,7 +60,7 @@ class Objective:
         # Opinions turn into pseudo labels, and back, from step to step: one factor for both.
         told = max(share)
         weights = {
-            "fused_pseudo": told * config.pseudo.weight * config.transfer.fused,
+            "fused_pseudo": told * config.pseudo.weight * config.transfer.fused * config.transfer.every,
             "pseudo": told * config.pseudo.weight,
             "opinion": told * config.pseudo.weight * config.pseudo.soft,
             "pseudo_lovasz": told * config.pseudo.weight * config.pseudo.lovasz,
@@ -118,4 +118,7 @@ class Objective:
         totals = self.processes.sum([mine.pairs, mine.labelled, mine.images])
         counts = PairCounts(*(total / self.processes.world for total in totals))
         assert self.transfer is not None
-        return self.transfer.losses(output, pairs, self.loss, counts)
+        losses = self.transfer.losses(output, pairs, self.loss, counts)
+        # So that a setting for the cost leaves the balance of the losses as it is (lazy regularization, Karras et al.,
+        # arXiv 1912.04958).
+        return {name: self.config.transfer.every * loss for name, loss in losses.items()}
