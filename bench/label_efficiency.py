@@ -66,6 +66,7 @@ class Experiment:
         split: the towns that are scored, `test` or `validation`.
         results: file of the rows. runs: folder of the training runs.
         more: overrides over the recipe, for all runs. threads: of one run.
+        force: train what has been trained to its end anew: the code may be another.
     """
 
     split: str
@@ -74,6 +75,7 @@ class Experiment:
     more: tuple[str, ...] = ()
     threads: int = 1
     recipe: Path = RECIPE
+    force: bool = False
 
     def settings(self, run: Run) -> dict[str, str]:
         """Digests of the parts of recipe and overrides that have a say in a run."""
@@ -133,7 +135,7 @@ def _train(run: Run, experiment: Experiment, out: Path) -> float | None:
     """Run train.py to its end, from where it was if it was begun. Returns its processor seconds if all were here."""
     command = [sys.executable, str(ROOT / "training" / "train.py"), "--config", str(experiment.recipe)]
     command += [*run.overrides(), *experiment.more, f"out={out}"]
-    resumed = (out / "state.safetensors").is_file()
+    resumed = (out / "state.safetensors").is_file() and not (experiment.force and (out / "model.safetensors").is_file())
     if resumed:
         command.append("resume=true")
     elif out.exists():
@@ -268,7 +270,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--validate", action="store_true", help="score on validation towns, to choose settings by")
     parser.add_argument("--results", type=Path, help="another file of rows")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the training runs")
-    parser.add_argument("--force", action="store_true", help="make rows anew that are there")
+    parser.add_argument("--force", action="store_true", help="make rows anew that are there, from training on")
     parser.add_argument("--table", action="store_true", help="only rewrite table and plots")
     parser.add_argument("--no-plots", dest="plots", action="store_false", help="the table alone")
     parser.add_argument("--list", action="store_true", help="only say which runs are missing")
@@ -283,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         experiment = Experiment(
-            split, results, options.runs.resolve(), tuple(options.set), options.threads, options.recipe
+            split, results, options.runs.resolve(), tuple(options.set), options.threads, options.recipe, options.force
         )
         results.parent.mkdir(parents=True, exist_ok=True)
         failed = 0

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,11 @@ def test_a_run_from_recipe_to_row(small: Experiment, tmp_path: Path):
     again = perform(run, small)
     assert (out / "log.csv").read_bytes() == log
     assert {k: again[k] for k in ("miou", "iou", "step_ms")} == {k: result[k] for k in ("miou", "iou", "step_ms")}
+    # By force it is trained anew; what stopped on the way would go on.
+    anew = perform(run, replace(small, force=True))
+    assert anew["cpu_minutes"] > 0
+    assert (out / "log.csv").read_bytes() != log
+    assert anew["iou"] == result["iou"]
     put_row(small.results, result, lambda old: False, lambda r: r["seed"])
     write_report(small, plots=False)
     assert "| labels only | 10 | 1 |" in small.results.with_suffix(".md").read_text()
