@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+
+from training.data.components import components
 
 _CELL, _ABOVE = 1.0, 0.3
 """Metres: side of a square of ground, and how far above its lowest point things begin."""
@@ -43,23 +42,23 @@ def find_clusters(points: Floats, gap: float) -> Clusters:
     above = np.flatnonzero(points[:, 2] > _lowest(points) + _ABOVE) if len(points) else np.zeros(0, np.int64)
     if not len(above):
         return Clusters(number, np.zeros(0, np.float32))
-    pairs = cKDTree(points[above]).query_pairs(gap, output_type="ndarray")
-    links = coo_matrix((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(len(above),) * 2)
-    clusters, of = connected_components(links, directed=False)
+    of = components(points[above], gap)
+    clusters = int(of.max()) + 1
     number[above] = of
     return Clusters(number, _extent(points[above, :2], of, clusters))
 
 
 def _lowest(points: Floats) -> Floats:
     """(N,) the lowest z in the square of ground that holds each point."""
-    _, square = np.unique(np.floor(points[:, :2] / _CELL).astype(np.int64), axis=0, return_inverse=True)
-    square = square.reshape(-1)
+    cell = np.floor(points[:, :2] / _CELL).astype(np.int64)
+    # One number a square: sorting rows takes ten times as long.
+    _, square = np.unique(cell[:, 0] * (1 << 32) + cell[:, 1], return_inverse=True)
     low = np.full(square.max() + 1, np.inf, np.float32)
     np.minimum.at(low, square, points[:, 2])
     return np.asarray(low[square])
 
 
-def _extent(xy: Floats, number: npt.NDArray[np.int32], clusters: int) -> Floats:
+def _extent(xy: Floats, number: npt.NDArray[np.int64], clusters: int) -> Floats:
     """(clusters,) length of the longer side of each cluster's box."""
     low, high = np.full((2, clusters, 2), np.inf, np.float32)
     np.minimum.at(low, number, xy)
