@@ -33,7 +33,10 @@ def bench(
         bool, typer.Option("--node", help="Each stage of the ROS 2 node instead, on one thread; latency with rclpy.")
     ] = False,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="With --node: a .safetensors checkpoint; without it the shipped one.")
+        Path | None,
+        typer.Option(
+            help="With --node: a .safetensors checkpoint; without it --preset with random weights, or the shipped one."
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="With --node: fp32, bf16, fp16 or auto.")] = "fp32",
 ) -> None:
@@ -45,6 +48,8 @@ def bench(
             show = bench_node(
                 scan,
                 checkpoint,
+                presets=preset or (),
+                voxel_size=voxel_size,
                 device=device,
                 precision=precision,
                 repeats=repeats,

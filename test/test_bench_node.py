@@ -11,6 +11,7 @@ from small_models import random_meta, random_network
 from typer.testing import CliRunner
 
 from mdkt_ros.benchmark.node import NETWORK, SIZES, STAGES, made_up_scan, measure_node, measure_stages, scan_message
+from mdkt_ros.checkpoint import read_meta
 from mdkt_ros.cli import app
 from mdkt_ros.cloud import parse_pointcloud2
 from mdkt_ros.errors import ConfigError
@@ -87,6 +88,27 @@ def test_the_command(checkpoint, tmp_path, monkeypatch):
     assert "latency not measured" in done.output
     (row,) = json.loads((tmp_path / "row.json").read_text())
     assert (row["points"], tuple(row["cpu_ms"]), row["latency_ms"]) == (300, WITHOUT_ROS, None)
+
+
+def test_a_network_that_has_learnt_nothing_is_measured_without_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("mdkt_ros.benchmark.command.find_spec", lambda name: None)
+    np.hstack([POINTS, np.ones((300, 1), np.float32)]).tofile(tmp_path / "scan.bin")
+    seen = []
+    monkeypatch.setattr(
+        "mdkt_ros.benchmark.command.measure_node",
+        lambda clouds, path, precision, **more: seen.append(read_meta(path)) or measure_node(clouds, path, **more),
+    )
+    arguments = ["bench", str(tmp_path / "scan.bin"), "--node", "--repeats", "1", "--voxel-size", "0.3"]
+    done = CliRunner().invoke(app, [*arguments, "--preset", "minkunet18:0.125"])
+    assert done.exit_code == 0, done.output
+    assert [(meta.preset, meta.width, meta.grid.voxel_size) for meta in seen] == [("minkunet18", 0.125, 0.3)]
+
+
+def test_one_network_at_a_time(checkpoint):
+    for more in (["--checkpoint", str(checkpoint), "--preset", "minkunet18"], ["--preset", "a", "--preset", "b"]):
+        done = CliRunner().invoke(app, ["bench", "--node", *more])
+        assert isinstance(done.exception, ConfigError)
+        assert "one --preset, or --checkpoint" in str(done.exception)
 
 
 @pytest.mark.ros

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +15,10 @@ import torch
 from rich.console import Console
 
 from mdkt_ros.benchmark.cases import GEMM, PRESETS, Row, parse_engine, parse_preset
-from mdkt_ros.benchmark.engines import measure
+from mdkt_ros.benchmark.engines import measure as measure_engines
 from mdkt_ros.benchmark.layers import measure_layers
 from mdkt_ros.benchmark.machine import measure_machine
-from mdkt_ros.benchmark.node import SIZES, made_up_scan, measure_node, scan_message
+from mdkt_ros.benchmark.node import SIZES, NodeMeasurement, made_up_scan, measure_node, save_random, scan_message
 from mdkt_ros.benchmark.plot import plot
 from mdkt_ros.benchmark.scans import scan_of, spinning_scan
 from mdkt_ros.device import resolve_device
@@ -66,7 +67,7 @@ def bench_engines(
     counts = list(threads) or sorted({1, torch.get_num_threads()})
     networks = [parse_preset(text) for text in presets] or list(PRESETS)
     points = spinning_scan() if scan is None else read_scan(scan).xyz()
-    rows = measure(
+    rows = measure_engines(
         [points],
         voxel_size=voxel_size,
         presets=networks,
@@ -121,7 +122,7 @@ def _scaling(
     inputs += [[scan_of(_BATCH_POINTS, seed) for seed in range(count)] for count in _BATCHES]
     rows = []
     for scans in inputs:
-        found = measure(
+        found = measure_engines(
             scans,
             voxel_size=voxel_size,
             presets=[network],
@@ -149,6 +150,8 @@ def bench_node(
     scan: Path | None,
     checkpoint: Path | None,
     *,
+    presets: Sequence[str] = (),
+    voxel_size: float = 0.1,
     repeats: int,
     device: str,
     precision: str = "fp32",
@@ -158,7 +161,13 @@ def bench_node(
     """Each stage of the ROS 2 node on a scan, two made-up streets without one; what rclpy adds, where it is.
 
     Raises MdktError.
+
+    Args:
+        presets: instead of a checkpoint a network with random weights, `NAME` or `NAME:WIDTH`, in voxels of
+            `voxel_size`, metres: a network's time does not depend on what it has learnt.
     """
+    if len(presets) > 1 or (presets and checkpoint is not None):
+        raise ConfigError("preset: with --node one network is measured: give one --preset, or --checkpoint")
     if scan is None:
         clouds = [made_up_scan(*size) for size in SIZES]
     else:
@@ -166,12 +175,16 @@ def bench_node(
         clouds = [scan_message(cloud.xyz(), cloud.intensity())]
     keep_freed_memory()  # as the node does
     on = str(resolve_device(device))
-    if find_spec("rclpy") is None:
-        rows = measure_node(clouds, checkpoint, precision, device=on, repeats=repeats, progress=progress)
-    else:
-        from mdkt_ros.ros.bench import measure as measure_with_ros
+    measure_clouds: Callable[..., list[NodeMeasurement]] = measure_node
+    if find_spec("rclpy") is not None:
+        from mdkt_ros.ros.bench import measure
 
-        rows = measure_with_ros(clouds, checkpoint, device=on, precision=precision, repeats=repeats, progress=progress)
+        measure_clouds = measure
+    with tempfile.TemporaryDirectory(prefix="mdkt-bench-") as folder:
+        if presets:
+            checkpoint = Path(folder, "random.safetensors")
+            save_random(checkpoint, *parse_preset(presets[0]), voxel_size)
+        rows = measure_clouds(clouds, checkpoint, precision, device=on, repeats=repeats, progress=progress)
     if as_json is not None:
         _write(as_json, rows)
     return functools.partial(print_node_measurements, results=rows)

@@ -19,13 +19,18 @@ import numpy.typing as npt
 import torch
 
 from mdkt_ros.benchmark.scans import spinning_scan
+from mdkt_ros.checkpoint import CheckpointMeta, save_checkpoint
 from mdkt_ros.cloud import CloudMessage, build_pointcloud2
 from mdkt_ros.errors import CameraError
+from mdkt_ros.labels import LabelSpace
 from mdkt_ros.live.health import Health, Limits
 from mdkt_ros.live.images import KEPT, ImageStore
 from mdkt_ros.live.labeller import SEGMENTATION, Labeller, Scan
 from mdkt_ros.live.statistics import Statistics
+from mdkt_ros.network import build_network
 from mdkt_ros.segmenter import Segmenter
+from mdkt_ros.voxel_grid import VoxelGrid
+from mdkt_ros.voxels import DEFAULT_FEATURES
 
 NETWORK = "network"
 STAGES = ("receive", "parse", "pair", "voxelise", NETWORK, "postprocess", "serialise", "publish")
@@ -84,6 +89,15 @@ def scan_message(points: npt.NDArray[np.float32], intensity: npt.NDArray[np.floa
     if intensity is not None:
         columns["intensity"] = intensity
     return build_pointcloud2(columns)
+
+
+def save_random(path: Path, preset: str, width: float, voxel_size: float) -> None:
+    """Write a checkpoint of SemanticKITTI's classes that has learnt nothing (seed 0). Raises ConfigError."""
+    labels = LabelSpace.load("semantickitti")
+    torch.manual_seed(0)
+    network = build_network(preset, in_channels=len(DEFAULT_FEATURES), classes=len(labels), width=width)
+    grid = VoxelGrid(voxel_size, (-80.0, -80.0, -10.0), (80.0, 80.0, 10.0))
+    save_checkpoint(path, network, CheckpointMeta(preset, width, grid, labels))
 
 
 def measure_stages(

@@ -75,9 +75,9 @@ class RosLink:
 def measure(
     clouds: Sequence[CloudMessage],
     checkpoint: Path | None,
+    precision: str = "fp32",
     *,
     device: str = "cpu",
-    precision: str = "fp32",
     repeats: int = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[NodeMeasurement]:

@@ -57,8 +57,8 @@ class Objective:
         sums = dict.fromkeys(names, nothing)
         counts = dict.fromkeys(sums, 0)
         config = self.config
-        # Opinions turn into pseudo labels, and back, from step to step: one factor for both. Without any opinion, pseudo
-        # labels are the teacher's alone, which has to learn first.
+        # Opinions turn into pseudo labels, and back, from step to step: one factor for both. Without any opinion,
+        # pseudo labels are the teacher's alone, which has to learn first.
         told = share.teacher if batch.hints is None else max(share)
         weights = {
             "fused_pseudo": told * config.pseudo.weight * config.transfer.fused * config.transfer.every,
