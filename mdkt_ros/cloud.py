@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -208,6 +208,7 @@ def build_segmentation(
     *,
     keep_input_fields: bool = False,
     more: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    records: npt.NDArray[np.uint8] | None = None,
 ) -> CloudMessage:
     """Autoware's PointXYZCPE: x y z f32 @0 4 8, class_id u8 @12, probability f32 @16, entropy f32 @20, point_step 24.
 
@@ -216,11 +217,21 @@ def build_segmentation(
         class_id, probability, entropy: (N,) uint8, float32, float32.
         keep_input_fields: append the input's other fields, with their types, from byte 24 on. One that is called as one
             of the six above, or in `more`, is left out.
+        records: (N, 24) uint8, the points and these labels laid out so already. They become the message's memory, if
+            nothing is to be appended.
         more: further fields (N,) float32 by name, from byte 24 on, before the input's.
 
     Raises:
         CloudError: no x, y or z, or arrays that are not N long.
     """
+    if records is not None and not keep_input_fields and not more:
+        if records.shape != (len(cloud), _RECORD.point_step):
+            raise CloudError(f"records have shape {records.shape} for {len(cloud)} points")
+        data = records.reshape(-1)
+        return replace(
+            _RECORD, height=cloud.height, width=cloud.width, row_step=_RECORD.point_step * cloud.width, data=data,
+            is_dense=cloud.is_dense,
+        )  # fmt: skip
     columns = _coordinates_f32(cloud)
     columns["class_id"] = np.asarray(class_id, dtype=np.uint8)
     columns["probability"] = np.asarray(probability, dtype=np.float32)
@@ -271,3 +282,12 @@ def cloud_from_columns(columns: Mapping[str, npt.NDArray[Any]], *, is_dense: boo
     if len(set(lengths)) > 1:
         raise CloudError(f"columns of different lengths: {', '.join(f'{n} {len(v)}' for n, v in columns.items())}")
     return Cloud(dict(columns), 1, lengths[0] if lengths else 0, is_dense)
+
+
+_RECORD = build_segmentation(
+    cloud_from_columns({name: np.empty(0, np.float32) for name in "xyz"}),
+    np.empty(0, np.uint8),
+    np.empty(0, np.float32),
+    np.empty(0, np.float32),
+)
+"""A labelled cloud without points: the layout of those that are laid out elsewhere."""

@@ -52,7 +52,15 @@ class CloudMessage:
     is_dense: bool
 
     def data_array(self) -> array.array[int]:
-        """`data` as `array.array("B")`, the only form that rclpy takes without a check of every byte."""
+        """`data` as `array.array("B")`, the only form that rclpy takes without a check of every byte.
+
+        The memory of `data` itself where it is one already.
+        """
+        owner: Any = self.data
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, memoryview) and isinstance(owner.obj, array.array) and len(owner.obj) == len(self.data):
+            return owner.obj
         values = array.array("B")
         values.frombytes(self.data.data)
         return values
@@ -72,6 +80,11 @@ class CloudMessage:
             data=self.data_array() if rclpy else self.data,
             is_dense=self.is_dense,
         )
+
+
+def publishable(size: int) -> npt.NDArray[np.uint8]:
+    """`size` zeros in memory that rclpy publishes without a copy."""
+    return np.frombuffer(array.array("B", bytes(1)) * size, dtype=np.uint8)
 
 
 def read_attribute(message: Any, name: str) -> Any:
@@ -196,7 +209,7 @@ def build_pointcloud2(
         fields.append(PointField(name, offset, datatype, count))
         step, alignment = offset + size * count, max(alignment, size)
     step = -(-step // alignment) * alignment
-    data = np.zeros(points * step, dtype=np.uint8)
+    data = publishable(points * step)
     if points:
         for field, values in zip(fields, arrays.values(), strict=True):
             dtype = values.dtype.newbyteorder("<")

@@ -54,6 +54,8 @@ class Segmentation:
         entropy: (N,) float32 nats of the class distribution; 0 where not labelled.
         timings: milliseconds by stage: preprocess, inference, postprocess, total.
         prompts: scores by name, where the segmenter was loaded with prompts.
+        records: (N, 24) uint8, the points with these labels as `cloud.build_segmentation` lays them out, where the
+            device has done so beside the labels.
     """
 
     class_id: npt.NDArray[np.uint8]
@@ -61,6 +63,7 @@ class Segmentation:
     entropy: npt.NDArray[np.float32]
     timings: dict[str, float]
     prompts: PromptScores | None = None
+    records: npt.NDArray[np.uint8] | None = None
 
     @property
     def prompt_score(self) -> npt.NDArray[np.float32]:
@@ -217,7 +220,8 @@ class Segmenter:
         xyz, values = check_points(points, intensity)
         turned, scaled = self._turned(xyz), self._scaled(values)
         if (labels := self._by_graph(turned, scaled)) is not None:
-            return Segmentation(labels.class_id, labels.probability, labels.entropy, labels.timings)
+            records = labels.records if turned is xyz else None
+            return Segmentation(labels.class_id, labels.probability, labels.entropy, labels.timings, records=records)
         voxels = self._voxelize(turned, scaled)
         voxels, row_of_point = self._limit(voxels)
         with use_engine(self.engine):

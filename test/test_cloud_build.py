@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 import struct
 from types import SimpleNamespace
 
@@ -188,3 +189,29 @@ def test_message_for_rclpy_gets_its_data_as_an_array_of_bytes():
     assert sent.data.tobytes() == built.data.tobytes()
     assert sent.header == "header"
     np.testing.assert_array_equal(parse_pointcloud2(sent).xyz(), organised().xyz())
+
+
+def test_points_that_are_laid_out_already_become_the_message():
+    cloud = organised()
+    count = len(cloud)
+    labels = np.arange(count).astype(np.uint8), *np.random.default_rng(0).random((2, count), dtype=np.float32)
+    built = build_segmentation(cloud, *labels)
+    records = built.data.reshape(count, 24)
+    taken = build_segmentation(cloud, *labels, records=records)
+    assert np.shares_memory(taken.data, records)
+    for name in ("height", "width", "fields", "point_step", "row_step", "is_bigendian", "is_dense"):
+        assert getattr(taken, name) == getattr(built, name), name
+    # Where something is appended they are not enough.
+    more = {"prompt": np.ones(count, np.float32)}
+    assert build_segmentation(cloud, *labels, more=more, records=records).point_step == 28
+    with pytest.raises(CloudError, match=rf"records have shape \({count - 1}, 24\) for {count} points"):
+        build_segmentation(cloud, *labels, records=records[1:])
+
+
+def test_what_is_built_is_published_without_a_copy():
+    message = build_pointcloud2({"x": np.ones(5, np.float32)})
+    published = message.data_array()
+    assert isinstance(published, array.array)
+    assert np.shares_memory(published, message.data)
+    part = dataclasses.replace(message, data=message.data[4:12])
+    assert part.data_array().tobytes() == message.data[4:12].tobytes()

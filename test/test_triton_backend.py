@@ -194,6 +194,24 @@ def test_sum_and_rectifier(backend: TritonBackend, added: str, relu: bool, dtype
     assert torch.equal(wide[:, 7:], rest)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("splits", [2, 3, 30])
+def test_programs_that_share_a_tile(backend: TritonBackend, splits: int, dtype: torch.dtype, monkeypatch) -> None:
+    """Also more of them than there are steps, some of which have nothing to add."""
+    kernel_map = INPUTS["dense corner"](1).maps.submanifold(1)
+    features, kernel, bias = random(64, 20, dtype=dtype), random(27, 20, 19, dtype=dtype), random(19, dtype=dtype)
+    add = random(kernel_map.out_count, 19, dtype=dtype)
+    expected = TorchBackend().gather_gemm_scatter(features.double(), kernel.double(), kernel_map, bias.double())
+    monkeypatch.setattr(backend, "_launch", lambda *_: Launch(32, 16, 16, splits=splits))
+    assert_agrees(backend.gather_gemm_scatter(features, kernel, kernel_map, bias), expected, dtype)
+    out = add.clone()
+    assert backend.convolve(features, kernel, kernel_map, bias, out, True, out)
+    assert_agrees(out, (expected + add.double()).relu(), dtype)
+    again = add.clone()
+    assert backend.convolve(features, kernel, kernel_map, bias, again, True, again)
+    assert torch.equal(out, again)
+
+
 def test_rectified_nan_stays(backend: TritonBackend) -> None:
     kernel_map = KernelMap(1, 1, table=torch.zeros((8, 1), dtype=torch.int32))
     out = torch.zeros((1, 2))

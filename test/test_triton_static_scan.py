@@ -11,6 +11,7 @@ from interpreted_triton import interpreter, needs_triton
 from sparse_inputs import INPUTS, random_voxels
 
 from mdkt_ros.benchmark.scans import spinning_scan
+from mdkt_ros.cloud import build_segmentation, cloud_from_columns
 from mdkt_ros.network import build_network
 from mdkt_ros.scan_graph import STRIDES, ScanGraph
 from mdkt_ros.sparse import KernelMap, fuse, use_engine
@@ -151,3 +152,11 @@ def test_a_graph_labels_what_has_room_and_grows() -> None:
     assert (labels.class_id[~inside] == 255).all()
     assert not labels.probability[~inside].any()
     assert set(labels.timings) == {"preprocess", "inference", "postprocess", "total"}
+    # The GPU lays out what is published, NaN and all, as the CPU does.
+    cloud = cloud_from_columns(dict(zip("xyz", points.T, strict=True)))
+    built = build_segmentation(cloud, labels.class_id, labels.probability, labels.entropy)
+    assert labels.records is not None
+    assert built.data.tobytes() == labels.records.tobytes()
+    taken = build_segmentation(cloud, labels.class_id, labels.probability, labels.entropy, records=labels.records)
+    assert (taken.fields, taken.point_step, taken.row_step) == (built.fields, built.point_step, built.row_step)
+    assert np.shares_memory(taken.data_array(), labels.records)

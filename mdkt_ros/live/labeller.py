@@ -184,7 +184,12 @@ class Labeller:
         labels = self._segmenter.labels
         makers: dict[str, Callable[[], CloudMessage]] = {
             SEGMENTATION: lambda: build_segmentation(
-                cloud, result.class_id, result.probability, result.entropy, keep_input_fields=self._keep_input_fields
+                cloud,
+                result.class_id,
+                result.probability,
+                result.entropy,
+                keep_input_fields=self._keep_input_fields,
+                records=result.records,
             ),
             VISUALIZATION: lambda: build_visualization(cloud, self._palette[result.class_id]),
             **{

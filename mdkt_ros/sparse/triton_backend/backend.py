@@ -27,6 +27,8 @@ from mdkt_ros.sparse.triton_backend.tuning import (
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _PROGRAMS_PER_PROCESSOR = 4
 """The gradient of the kernel is split into so many programs for every multiprocessor; a guess."""
+_SUMMED_ROWS, _SUMMED_CHANNELS = 16, 64
+"""The part of the output that a program adds up where several share a tile."""
 
 
 def available(device: torch.device) -> str | None:
@@ -126,30 +128,45 @@ class TritonBackend:
 
         def run(launch: Launch, target: torch.Tensor) -> None:
             tiles = tiling.offsets(launch.rows)
-            programs = len(tiles.counts) * -(-out_channels // launch.out_channels)
+            programs = len(tiles.counts) * -(-out_channels // launch.out_channels) * launch.splits
+            slots = len(tiling.rows)
+            sums = target
+            if launch.splits > 1:
+                sums = target.new_empty((launch.splits, slots, out_channels), dtype=torch.float32)
+            ends = {"HAS_BIAS": bias is not None, "HAS_ADD": add is not None, "RELU": relu, "SPLITS": launch.splits}
+            from_bias = target if bias is None else bias  # never read where there is none
+            from_add = target if add is None else add
+            add_stride = 0 if add is None else add.stride(0)
             self._kernels.gather_gemm_scatter[(programs,)](
                 features,
                 kernel,
-                target if bias is None else bias,  # never read where there is none
-                target if add is None else add,
-                target,
+                from_bias,
+                from_add,
+                sums,
                 tiling.rows,
                 tiling.table,
                 tiles.packed,
                 tiles.counts,
-                len(tiling.rows),
+                slots,
                 in_channels,
                 out_channels,
                 *features.stride(),
                 *kernel.stride(),
-                0 if add is None else add.stride(0),
+                add_stride,
                 target.stride(0),
-                HAS_BIAS=bias is not None,
-                HAS_ADD=add is not None,
-                RELU=relu,
                 BLOCK_ROWS=launch.rows,
+                WHOLE_IN=in_channels % launch.in_channels == 0,
+                WHOLE_OUT=out_channels % launch.out_channels == 0,
+                LARGE=len(features) * features.stride(0) > 2**31 - 1,
+                **ends,
                 **self._options(launch, features),
             )
+            if launch.splits > 1:
+                blocks = -(-slots // _SUMMED_ROWS), -(-out_channels // _SUMMED_CHANNELS)
+                self._kernels.sum_splits[blocks](
+                    sums, from_bias, from_add, target, tiling.rows, slots, out_channels, add_stride, target.stride(0),
+                    BLOCK_ROWS=_SUMMED_ROWS, BLOCK_OUT=_SUMMED_CHANNELS, **ends,
+                )  # fmt: skip
 
         def try_out(launch: Launch) -> None:
             run(launch, torch.empty_like(out))  # `out` may hold what is to be added

@@ -102,63 +102,139 @@ def gather_gemm_scatter(
     RELU: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
+    SPLITS: tl.constexpr,
+    WHOLE_IN: tl.constexpr,
+    WHOLE_OUT: tl.constexpr,
+    LARGE: tl.constexpr,
 ) -> None:
     """One tile of the output, (BLOCK_ROWS, BLOCK_OUT): an implicit GEMM over the offsets that the tile has.
 
     Offsets and blocks of input channels are one loop, so that the compiler pipelines loads across offsets: a thin layer
-    has a single block of channels. What a step gathers is known from the step before, because a load whose address is
+    has a single block of channels. What a step gathers is known two steps before, because a load whose address is
     loaded in the same step costs the pipeline its depth; and offsets come from registers for the same reason.
     Consecutive programs share their rows, so that the second finds them in the cache.
+
+    With SPLITS above 1 as many programs share the steps of a tile, and each writes the sum of its own: coarse levels
+    have fewer tiles than a GPU has multiprocessors, and the tile with the most offsets is what all wait for.
 
     Args:
         features, kernel: (in_count, Cin) and (K, Cin, Cout) of any strides, of one dtype.
         bias: (Cout,); not read unless HAS_BIAS.
         add: (out_count, Cout), the channels of a row side by side; not read unless HAS_ADD. It may be `out`.
         out: (out_count, Cout), the channels of a row side by side.
+            With SPLITS above 1: (SPLITS, slots, Cout) float32 sums in the order of the slots, contiguous, without bias
+            and what comes after it; `sum_splits` adds that.
         rows, table, packed, counts: see `tiling`.
         PRECISION: "ieee" or "tf32", how products of float32 are made.
         WIDEN: multiply as float32, because Triton's interpreter multiplies the bit patterns of bfloat16.
+        WHOLE_IN, WHOLE_OUT: the channels fill their blocks, and none has to be masked.
+        LARGE: places in `features` need 64 bits.
     """
     out_blocks = (out_channels + BLOCK_OUT - 1) // BLOCK_OUT
-    tile = tl.program_id(0) // out_blocks
+    split = tl.program_id(0) % SPLITS
+    tile = tl.program_id(0) // SPLITS // out_blocks
     slot = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    column = (tl.program_id(0) % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    column = (tl.program_id(0) // SPLITS % out_blocks) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     in_blocks = (in_channels + BLOCK_IN - 1) // BLOCK_IN
     total = tl.full((BLOCK_ROWS, BLOCK_OUT), 0.0, tl.float32)
     word0 = tl.load(packed + tile * 3)
     word1 = tl.load(packed + tile * 3 + 1)
     word2 = tl.load(packed + tile * 3 + 2)
-    offset = (word0 & 31).to(tl.int32)
+    steps = tl.load(counts + tile) * in_blocks
+    first = split * steps // SPLITS
+    offset = unpack_offset(word0, word1, word2, first // in_blocks)
     source = tl.load(table + offset * slots + slot)
-    for step in range(tl.load(counts + tile) * in_blocks):
+    next_offset = unpack_offset(word0, word1, word2, (first + 1) // in_blocks)
+    next_source = tl.load(table + next_offset * slots + slot)
+    # Values handed on unchanged, from one step to the next but one, would keep the compiler from pipelining the loop.
+    nothing = tl.program_id(1)
+    for step in range(first, (split + 1) * steps // SPLITS):
         channel = (step % in_blocks) * BLOCK_IN + tl.arange(0, BLOCK_IN)
-        inputs = tl.load(
-            features + source.to(tl.int64)[:, None] * feature_row_stride + channel[None, :] * feature_channel_stride,
-            mask=(source >= 0)[:, None] & (channel < in_channels)[None, :],
-            other=0.0,
-        )
-        matrix = tl.load(
+        row = source.to(tl.int64) if LARGE else source
+        gathered = features + row[:, None] * feature_row_stride + channel[None, :] * feature_channel_stride
+        block = (
             kernel
             + offset * kernel_offset_stride
             + channel[:, None] * kernel_in_stride
-            + column[None, :] * kernel_out_stride,
-            mask=(channel < in_channels)[:, None] & (column < out_channels)[None, :],
-            other=0.0,
+            + column[None, :] * kernel_out_stride
         )
-        place = (step + 1) // in_blocks
-        word = tl.where(place < 12, word0, tl.where(place < 24, word1, word2))
-        offset = ((word >> (5 * (place % 12))) & 31).to(tl.int32)
-        source = tl.load(table + offset * slots + slot)
+        if WHOLE_IN:
+            inputs = tl.load(gathered, mask=(source >= 0)[:, None], other=0.0)
+        else:
+            inputs = tl.load(gathered, mask=(source >= 0)[:, None] & (channel < in_channels)[None, :], other=0.0)
+        if WHOLE_IN and WHOLE_OUT:
+            matrix = tl.load(block)
+        else:
+            used = (channel < in_channels)[:, None] & (column < out_channels)[None, :]
+            matrix = tl.load(block, mask=used, other=0.0)
+        offset = next_offset + nothing
+        source = next_source + nothing
+        next_offset = unpack_offset(word0, word1, word2, (step + 2) // in_blocks)
+        next_source = tl.load(table + next_offset * slots + slot)
         if WIDEN:
             inputs = inputs.to(tl.float32)
             matrix = matrix.to(tl.float32)
         total = tl.dot(inputs, matrix, total, input_precision=PRECISION)
+    if SPLITS > 1:
+        place = (split * slots + slot).to(tl.int64)[:, None] * out_channels + column[None, :]
+        tl.store(out + place, total, mask=(column < out_channels)[None, :])
+    else:
+        if HAS_BIAS:
+            total += tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)[None, :]
+        row = tl.load(rows + slot).to(tl.int64)
+        written = (row >= 0)[:, None] & (column < out_channels)[None, :]
+        if HAS_ADD:
+            before = tl.load(add + row[:, None] * add_row_stride + column[None, :], mask=written, other=0.0)
+            total += before.to(tl.float32)
+        if RELU:
+            total = tl.where(total < 0, 0.0, total)  # keeps NaN
+        tl.store(out + row[:, None] * out_row_stride + column[None, :], total.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def unpack_offset(word0: tl.tensor, word1: tl.tensor, word2: tl.tensor, place: tl.tensor) -> tl.tensor:
+    """One of a tile's offsets, see `tiling.TileOffsets`."""
+    word = tl.where(place < 12, word0, tl.where(place < 24, word1, word2))
+    return ((word >> (5 * (place % 12))) & 31).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["slots"])
+def sum_splits(
+    sums: tl.tensor,
+    bias: tl.tensor,
+    add: tl.tensor,
+    out: tl.tensor,
+    rows: tl.tensor,
+    slots: int,
+    out_channels: tl.tensor,
+    add_row_stride: tl.tensor,
+    out_row_stride: tl.tensor,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ADD: tl.constexpr,
+    RELU: tl.constexpr,
+    SPLITS: tl.constexpr,
+) -> None:
+    """Add up the sums of the programs that shared a tile, in their order, and end as `gather_gemm_scatter` does.
+
+    Args:
+        sums: (SPLITS, slots, Cout) float32, contiguous.
+        bias, add, out, rows: as there.
+    """
+    slot = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    row = tl.load(rows + slot, mask=slot < slots, other=-1).to(tl.int64)
+    written = (row >= 0)[:, None] & (column < out_channels)[None, :]
+    total = tl.full((BLOCK_ROWS, BLOCK_OUT), 0.0, tl.float32)
+    for split in tl.static_range(SPLITS):
+        place = (split * slots + slot).to(tl.int64)[:, None] * out_channels + column[None, :]
+        total += tl.load(sums + place, mask=written, other=0.0)
     if HAS_BIAS:
         total += tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)[None, :]
-    row = tl.load(rows + slot).to(tl.int64)
-    written = (row >= 0)[:, None] & (column < out_channels)[None, :]
     if HAS_ADD:
-        total += tl.load(add + row[:, None] * add_row_stride + column[None, :], mask=written, other=0.0).to(tl.float32)
+        before = tl.load(add + row[:, None] * add_row_stride + column[None, :], mask=written, other=0.0)
+        total += before.to(tl.float32)
     if RELU:
         total = tl.where(total < 0, 0.0, total)  # keeps NaN
     tl.store(out + row[:, None] * out_row_stride + column[None, :], total.to(out.dtype.element_ty), mask=written)

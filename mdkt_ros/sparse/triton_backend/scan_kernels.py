@@ -275,17 +275,21 @@ def find_in_levels(
 
 @triton.jit
 def label_points(
+    points: tl.tensor,
     logits: tl.tensor,
     voxel_of_point: tl.tensor,
-    class_id: tl.tensor,
-    probability: tl.tensor,
-    entropy: tl.tensor,
+    records: tl.tensor,
     capacity: tl.tensor,
     room: tl.tensor,
     classes: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Class (uint8, 255 for none), its probability and the distribution's entropy in nats (float32) of every point."""
+    """What is published of every point: x y z, class, its probability and the distribution's entropy.
+
+    Args:
+        points: (capacity, 3) int32, the bits of the coordinates.
+        records: (capacity, 6) int32: bits of x y z, class (255 for none), bits of probability and entropy (nats).
+    """
     point = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     voxel = tl.load(voxel_of_point + point, mask=point < capacity, other=-1)
     there = (voxel >= 0) & (voxel < room)
@@ -307,6 +311,9 @@ def label_points(
     nats = tl.log(total) - weighted / total
     sound = there & (nats < 1e9)  # false for NaN, which anything infinite leads to
     inside = point < capacity
-    tl.store(class_id + point, tl.where(sound, index, 255).to(tl.uint8), mask=inside)
-    tl.store(probability + point, tl.where(sound, 1.0 / total, 0.0), mask=inside)
-    tl.store(entropy + point, tl.where(sound & (nats > 0), nats, 0.0), mask=inside)
+    record = records + point * 6
+    for axis in tl.static_range(3):
+        tl.store(record + axis, tl.load(points + point * 3 + axis, mask=inside, other=0), mask=inside)
+    tl.store(record + 3, tl.where(sound, index, 255), mask=inside)
+    tl.store(record + 4, tl.where(sound, 1.0 / total, 0.0).to(tl.int32, bitcast=True), mask=inside)
+    tl.store(record + 5, tl.where(sound & (nats > 0), nats, 0.0).to(tl.int32, bitcast=True), mask=inside)

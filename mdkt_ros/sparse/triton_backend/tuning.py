@@ -20,6 +20,7 @@ class Launch:
         rows: output rows of a tile, or pairs that a step of the kernel's gradient sums over; divides ROW_MULTIPLE.
         out_channels, in_channels: channels of a block, powers of 2 from 16 on.
         warps, stages: Triton's `num_warps` and `num_stages`.
+        splits: programs that share the steps of a tile; of `gather_gemm_scatter` alone.
     """
 
     rows: int
@@ -27,6 +28,7 @@ class Launch:
     in_channels: int
     warps: int = 4
     stages: int = 3
+    splits: int = 1
 
 
 @cache
