@@ -39,7 +39,7 @@ from mdkt_ros.sparse.level import KeyFrame, Level
 from mdkt_ros.sparse.triton_backend import TritonBackend, load
 from mdkt_ros.sparse.triton_backend.maps import TritonMaps
 from mdkt_ros.static_scan import StaticScan
-from mdkt_ros.sparse.triton_backend.tuning import forward_launches, gradient_launches
+from mdkt_ros.sparse.triton_backend.tuning import Shape, forward_launches, gradient_launches
 from mdkt_ros.voxel_grid import VoxelGrid
 from mdkt_ros.voxels import FEATURES
 
@@ -51,10 +51,11 @@ for dtype in (torch.float16, torch.bfloat16, torch.float32):
     features = torch.zeros((256, 256), dtype=dtype)
     kernel = torch.zeros((27, 256, 256), dtype=dtype)
     kernel_map = KernelMap(256, 256, table=table)
-    for number in range(len(forward_launches(256, 256, dtype))):
-        backend._launch = lambda *_: forward_launches(256, 256, dtype)[number]
+    shape = Shape(256, 256, 27, 256, dtype, 99 << 10)
+    for number in range(len(forward_launches(shape))):
+        backend._launch = lambda *_: forward_launches(shape)[number]
         backend.convolve(features, kernel, kernel_map, torch.zeros(256), features, True, features)
-    backend._launch = lambda *_: gradient_launches(256, 256, dtype)[1]
+    backend._launch = lambda *_: gradient_launches(shape)[1]
     backend.kernel_gradient(features, features, kernel_map)
 for order in (None, torch.arange(4)):
     level = Level(torch.zeros((4, 4), dtype=torch.int32), KeyFrame((0, 0, 0, 0), (0, 9, 9, 9)), torch.arange(4))
@@ -80,7 +81,7 @@ def test_kernels_compile(capability: int, tmp_path, monkeypatch) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     built = [line.split() for line in result.stdout.splitlines()]
-    assert len({name for name, *_ in built}) == 14
+    assert len({name for name, *_ in built}) == 15
     # Rows are gathered and matrices loaded while others are multiplied, which they would not be if a stride of 1 were
     # no constant of the compiled kernel.
     gemms = [line for line in built if line[0] in ("gather_gemm_scatter", "kernel_gradient")]

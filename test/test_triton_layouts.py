@@ -11,7 +11,15 @@ from sparse_inputs import INPUTS
 
 from mdkt_ros.sparse.triton_backend.pairs import Pairs
 from mdkt_ros.sparse.triton_backend.tiling import ROW_MULTIPLE
-from mdkt_ros.sparse.triton_backend.tuning import Launch, Tuner, forward_launches, gradient_launches, shape_class
+from mdkt_ros.sparse.triton_backend.tuning import (
+    Launch,
+    Shape,
+    Tuner,
+    forward_launches,
+    gradient_launches,
+    shape_class,
+    shared_memory,
+)
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -38,10 +46,13 @@ def test_the_guard_against_waits_finds_them() -> None:
 
 @pytest.mark.parametrize("candidates", [forward_launches, gradient_launches])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_candidates_can_be_launched(candidates: Callable[..., tuple[Launch, ...]], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("rows", [1 << 10, 1 << 16])
+def test_candidates_can_be_launched(
+    candidates: Callable[[Shape], tuple[Launch, ...]], dtype: torch.dtype, rows: int
+) -> None:
     for in_channels in (1, 3, 16, 17, 24, 96, 512):
         for out_channels in (1, 19, 32, 100, 256):
-            launches = candidates(in_channels, out_channels, dtype)
+            launches = candidates(Shape(in_channels, out_channels, 27, rows, dtype, 99 << 10))
             assert launches
             assert len(set(launches)) == len(launches)
             for launch in launches:
@@ -51,6 +62,18 @@ def test_candidates_can_be_launched(candidates: Callable[..., tuple[Launch, ...]
                     assert block & (block - 1) == 0
                 assert launch.in_channels < 2 * max(in_channels, 16)
                 assert launch.out_channels < 2 * max(out_channels, 16)
+
+
+def test_launches_follow_the_shape() -> None:
+    def first(channels: int, rows: int = 1 << 16, *, offsets: int = 27, shared: int = 200 << 10) -> Launch:
+        return forward_launches(Shape(channels, channels, offsets, rows, torch.float16, shared))[0]
+
+    assert first(256, 1 << 12).splits == 2
+    assert first(256).splits == first(256, 1 << 12, offsets=8).splits == first(64, 1 << 12).splits == 1
+    assert (first(32).rows, first(32, offsets=8).rows, first(128).rows) == (128, 64, 64)
+    # A deep pipeline of wide blocks, where there is memory for it.
+    assert (first(256).in_channels, first(256, shared=99 << 10).in_channels) == (128, 64)
+    assert shared_memory(torch.device("cpu")) == 99 << 10
 
 
 class TooLarge(Exception):

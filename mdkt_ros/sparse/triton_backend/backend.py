@@ -17,11 +17,13 @@ from mdkt_ros.sparse.triton_backend.pairs import Pairs
 from mdkt_ros.sparse.triton_backend.tiling import MAX_OFFSETS, TILING, Tiling, device_of
 from mdkt_ros.sparse.triton_backend.tuning import (
     Launch,
+    Shape,
     Tuner,
     forward_launches,
     gradient_launches,
     interpreted,
     shape_class,
+    shared_memory,
 )
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -219,7 +221,7 @@ class TritonBackend:
         features: torch.Tensor,
         other: torch.Tensor,
         kernel_map: KernelMap,
-        candidates: Callable[[int, int, torch.dtype], tuple[Launch, ...]],
+        candidates: Callable[[Shape], tuple[Launch, ...]],
         run: Callable[[Launch], object],
     ) -> Launch:
         channels = features.shape[1], other.shape[-1]
@@ -227,7 +229,8 @@ class TritonBackend:
             return interpreted(*channels)
         key = (name, *channels, kernel_map.offsets, features.dtype, features.device, _precision())
         rows = shape_class(kernel_map.out_count)
-        return self._tuner.choose(key, rows, candidates(*channels, features.dtype), run)
+        shape = Shape(*channels, kernel_map.offsets, 1 << (rows - 1), features.dtype, shared_memory(features.device))
+        return self._tuner.choose(key, rows, candidates(shape), run)
 
     def _tiling(self, kernel_map: KernelMap) -> Tiling:
         if TILING not in kernel_map.kept:
