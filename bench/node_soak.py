@@ -1,12 +1,14 @@
 """The node, launched as a user launches it, under a sensor for minutes: latency, memory, and where every scan went.
 
     python bench/node_soak.py --minutes 30                     # after `source install/setup.bash`
-    python bench/node_soak.py --beams 64 --azimuths 1892 --checkpoint model.safetensors --device cuda
+    python bench/node_soak.py --beams 64 --azimuths 1892 --checkpoint model.safetensors --device cuda --cycles 5
 
 A made-up street is published at --rate, best effort, each scan with a stamp of its own; this process also listens to
 the labels and to /diagnostics, and asks the kernel for the node's resident memory. Every scan that was published must
 be labelled, dropped for a newer one, skipped, or missing by the gaps between the stamps that came, as the node itself
-counts them: what is left is unreported. Prints the figures, and writes them as JSON to --json.
+counts them: what is left is unreported. --cycles takes the node down to `unconfigured` and up again so many times
+afterwards, and looks at what it holds then, of the card by nvidia-smi: other processes there would count, too.
+Prints the figures, and writes them as JSON to --json.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ if __name__ == "__main__":
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import PointCloud2
@@ -54,12 +58,16 @@ class Soak:
         sent: stamp of a scan -> when it was published; nanoseconds of the monotonic clock.
         latency: milliseconds between publishing a scan and having its labels.
         memory: (seconds since the start, MiB resident) of the node.
+        card: MiB of the GPU that are in use, at the same times; empty without one.
+        cleaned: (MiB resident, of the GPU) after each cleanup.
         counts: what the node said last about itself.
     """
 
     sent: dict[int, int] = field(default_factory=dict)
     latency: list[float] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
+    card: list[float] = field(default_factory=list)
+    cleaned: list[tuple[float, float]] = field(default_factory=list)
     counts: dict[str, str] = field(default_factory=dict)
 
 
@@ -87,6 +95,14 @@ class Sensor(Node):  # type: ignore[misc]
         self._soak.sent[stamp] = time.monotonic_ns()
         self._publisher.publish(self._message)
 
+    def drive(self, transition: int) -> None:
+        """Change the node's state."""
+        client = self.create_client(ChangeState, f"/{NAMESPACE}/segment/change_state")
+        answer = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        rclpy.spin_until_future_complete(self, answer, timeout_sec=STARTUP)
+        if answer.result() is None or not answer.result().success:
+            sys.exit(f"the node did not follow transition {transition}")
+
     def _labelled(self, message: PointCloud2) -> None:
         stamp = message.header.stamp
         self._soak.latency.append(1e-6 * (time.monotonic_ns() - self._soak.sent[stamp.sec * SECOND + stamp.nanosec]))
@@ -105,26 +121,41 @@ def main() -> None:
     parser.add_argument("--beams", type=int, default=16)
     parser.add_argument("--azimuths", type=int, default=900)
     parser.add_argument("--checkpoint", default="", help="without it the shipped one")
+    parser.add_argument("--params-file", default="", help="parameters of the node; without it the shipped ones")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cycles", type=int, default=0, help="cleanups and configurations at the end")
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     # In the background of a shell Ctrl-C is ignored, and `ros2 launch` would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     rclpy.init()
     soak = Soak()
+    before = on_card() if given.device != "cpu" else 0.0
     sensor = Sensor(given.beams, given.azimuths, soak)
     command = ["ros2", "launch", "mdkt_ros", "segment.launch.py", f"namespace:={NAMESPACE}", f"pointcloud:={INPUT}"]
     command += [f"device:={given.device}", "intensity_scale:=1.0"]
     if given.checkpoint:
         command.append(f"checkpoint:={given.checkpoint}")
+    if given.params_file:
+        command.append(f"params_file:={given.params_file}")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as launch:
         try:
             node = wait_for_node(sensor, launch)
-            play(sensor, soak, node, given.rate, 60 * given.minutes)
+            play(sensor, soak, node, given.rate, 60 * given.minutes, look=given.device != "cpu")
+            found = figures(soak, sensor.points, given.rate)  # by the node's counts, which a cleanup forgets
+            for _ in range(given.cycles):
+                for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+                    sensor.drive(transition)
+                soak.cleaned.append((resident(node), on_card() if soak.card else 0.0))
+                sensor.drive(Transition.TRANSITION_CONFIGURE)
+                wait_for_node(sensor, launch)  # the launch activates it
         finally:
             launch.send_signal(signal.SIGINT)
             launch.wait(STARTUP)
-    found = figures(soak, sensor.points, given.rate)
+    if soak.card:
+        found["card_mib"] = {"before": before, "start": soak.card[0], "end": soak.card[-1], "max": max(soak.card)}
+    if soak.cleaned:
+        found["after_cleanup_mib"] = [{"resident": size, "card": card} for size, card in soak.cleaned]
     print(json.dumps(found, indent=1))
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -151,8 +182,8 @@ def wait_for_node(sensor: Sensor, launch: subprocess.Popen[bytes]) -> int:
     sys.exit("the node's process is not among those of this machine")
 
 
-def play(sensor: Sensor, soak: Soak, node: int, rate: float, seconds: float) -> None:
-    """Publish at the rate, and look at the memory every five seconds."""
+def play(sensor: Sensor, soak: Soak, node: int, rate: float, seconds: float, *, look: bool) -> None:
+    """Publish at the rate, and look at the memory every five seconds; `look`: at the GPU's, too."""
     start = time.monotonic()
     looked = -np.inf
     for number in range(round(seconds * rate)):
@@ -162,6 +193,8 @@ def play(sensor: Sensor, soak: Soak, node: int, rate: float, seconds: float) -> 
         if time.monotonic() - looked >= 5:
             looked = time.monotonic()
             soak.memory.append((looked - start, resident(node)))
+            if look:
+                soak.card.append(on_card())
     pause(sensor, 5.0)  # the last labels, and a diagnosis after them
 
 
@@ -176,6 +209,12 @@ def resident(process: int) -> float:
     """MiB of memory that a process has."""
     pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def on_card() -> float:
+    """MiB of the first GPU that are in use."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def figures(soak: Soak, points: int, rate: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from sparse_inputs import INPUTS, by_definition, maps_of, street
 
 from mdkt_ros.benchmark.scans import spinning_scan
+from mdkt_ros.memory import free_gpu_memory
 from mdkt_ros.network import build_network
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.sparse import KernelMap, SparseTensor, fuse, in_precision, use_engine
@@ -141,7 +142,9 @@ def test_a_forward_pass_does_not_wait_for_the_device() -> None:
     with torch.inference_mode(), use_engine("triton"):
         network(x)  # makes maps and tunes
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "a prototype feature"
+            torch.cuda.set_sync_debug_mode("error")
         try:
             logits = network(x).logits
             with pytest.raises(RuntimeError, match="synchroniz"):  # the guard is awake
@@ -205,6 +208,5 @@ def test_a_graph_grows_with_the_scans_and_gives_its_memory_back() -> None:
         assert len(one) == len(other)
         assert (one.class_id != other.class_id).sum() <= 0.01 * len(one)
     del segmenter, plain
-    gc.collect()
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() <= before + (64 << 20)  # what libraries keep for themselves
+    free_gpu_memory()
+    assert torch.cuda.memory_reserved() <= before + (8 << 20)  # what libraries keep for themselves

@@ -6,6 +6,8 @@ import builtins
 import logging
 import re
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
@@ -86,6 +88,32 @@ def test_lists_and_tables_are_made_from_each_other() -> None:
         for offset in range(kernel_map.offsets):
             for mine, theirs in zip(kernel_map.lists[offset], again.lists[offset], strict=True):
                 assert torch.equal(mine, theirs), (kind, offset)
+
+
+@pytest.mark.parametrize("begun", [0, 1, 3])
+def test_maps_that_no_thread_has_begun_with_are_made_by_the_caller(begun: int, monkeypatch) -> None:
+    """A helper that is busy with the first `begun` of them until the end."""
+    left: list[tuple[Future, Callable[[], KernelMap]]] = []
+
+    def beside(make: Callable[[], KernelMap]) -> Future:
+        future: Future = Future()
+        if len(left) < begun:
+            future.set_running_or_notify_cancel()
+            future.set_result(make())
+        left.append((future, make))
+        return future
+
+    monkeypatch.setattr("mdkt_ros.sparse.maps.run_beside", beside)
+    x = street(1)
+    with use_engine("native"):
+        maps = SparseTensor(x.features, x.coordinates).maps
+        maps.prepare([1, 2, 4])
+        assert [future.cancelled() for future, _ in left] == [number >= begun for number in range(3)]
+        builds = maps.builds
+        tables = [maps.submanifold(stride).table for stride in (1, 2, 4)]
+        assert maps.builds == builds
+        alone = SparseTensor(x.features, x.coordinates).maps
+        assert all(torch.equal(t, alone.submanifold(s).table) for t, s in zip(tables, (1, 2, 4), strict=True))
 
 
 def test_threads_and_blocks_change_no_bit() -> None:

@@ -37,7 +37,7 @@ from mdkt_ros.ros.node import SegmentNode
 from mdkt_ros.segmenter import Segmenter
 
 NAME = f"mdkt_bench_{os.getpid()}"
-LABELLED = "labelled"
+LABELLED, READY = "labelled", "ready"
 PERIOD = 0.1
 """Seconds between two scans of a sensor."""
 DEADLINE = 60.0
@@ -101,8 +101,8 @@ def measure(
                     progress(done + 1, 2 * len(clouds))
         node.destroy_node()
         for index, cloud in enumerate(clouds):
-            with _running(context, checkpoint, device, precision) as executor:
-                first, *times = _latencies(executor, cloud, repeats)
+            with _sensor(cloud, repeats) as sensor, _running(context, checkpoint, device, precision) as executor:
+                first, *times = _latencies(executor, sensor, repeats)
             latency = {"first": first, "median": np.median(times), "p99": np.quantile(times, 0.99), "max": max(times)}
             latency_ms = {name: float(value) for name, value in latency.items()}
             found[index] = dataclasses.replace(found[index], latency_ms=latency_ms, latency_scans=len(times))
@@ -140,16 +140,24 @@ def _running(
         node.destroy_node()
 
 
-def _latencies(executor: SingleThreadedExecutor, cloud: CloudMessage, repeats: int) -> list[float]:
-    """Milliseconds of the first scan that the node gets and of `repeats` more, as the sensor's process has them."""
+@contextlib.contextmanager
+def _sensor(cloud: CloudMessage, repeats: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that sends the cloud as soon as a node takes it, up and running as a vehicle's driver is by then."""
     parsed = parse_pointcloud2(cloud)
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/points.npy", parsed.xyz())
         intensity = parsed.intensity()
         np.save(f"{folder}/intensity.npy", np.zeros(0, np.float32) if intensity is None else intensity)
-        with _other_process("sense", NAME, folder, str(repeats)) as sensor:
-            _until(lambda: sensor.poll() is not None, sensor, executor, DEADLINE * (repeats + 1))
-            said = sensor.communicate()[0].decode()
+        ready = Path(folder, READY)
+        with _other_process("sense", NAME, folder, str(repeats)) as process:
+            _until(ready.exists, process)
+            yield process
+
+
+def _latencies(executor: SingleThreadedExecutor, sensor: subprocess.Popen[bytes], repeats: int) -> list[float]:
+    """Milliseconds of the first scan that the node gets and of `repeats` more, as the sensor's process has them."""
+    _until(lambda: sensor.poll() is not None, sensor, executor, DEADLINE * (repeats + 1))
+    said = sensor.communicate()[0].decode()
     if sensor.returncode:
         raise MdktError("no labels came back: see the log above")
     times: list[float] = json.loads(said)
@@ -200,12 +208,13 @@ def _sense(namespace: str, folder: str, repeats: str) -> None:
     output = f"/{namespace}/segment/output/segmentation"
     node.create_subscription(PointCloud2, output, got.append, QoSProfile(depth=1))
     publisher = node.create_publisher(PointCloud2, f"/{namespace}/segment/input/pointcloud", QoSProfile(depth=1))
+    cloud = scan_message(points, intensity if len(intensity) else None)
+    _send_to_itself(node, cloud)
+    Path(folder, READY).touch()
     while not (publisher.get_subscription_count() and node.count_publishers(output)):
         rclpy.spin_once(node, timeout_sec=0.05)
     time.sleep(0.5)  # the node must have seen this listener, too
     times = []
-    cloud = scan_message(points, intensity if len(intensity) else None)
-    _send_to_itself(node, cloud)
     for number in range(int(repeats) + 1):
         header = Header(frame_id="lidar")
         header.stamp.sec = number + 1

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lifecycle_msgs.srv import ChangeState
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from mdkt_ros.errors import MdktError
 from mdkt_ros.live.health import Judgement, Level
+from mdkt_ros.memory import free_gpu_memory
 from mdkt_ros.ros.diagnostics import Diagnostics
 from mdkt_ros.ros.parameters import Parameters
 from mdkt_ros.ros.work import DRAIN, Work
@@ -102,9 +101,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             self._work.close(DRAIN)
             self._work = None
         self._declared.frozen = False
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_gpu_memory()
 
     def _describe(self) -> tuple[Judgement, dict[str, str]]:
         if self._work is None:

@@ -8,7 +8,8 @@ z fastest over 0..1 with `in = 2 out + off`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import torch
 
@@ -59,9 +60,10 @@ class KernelMaps:
     def prepare(self, strides: Sequence[int]) -> None:
         """Make the maps of a U-Net of submanifold and 2^3 convolutions on these levels, each twice the one before.
 
-        On several CPU threads the maps on the levels are made beside the levels themselves.
+        On several CPU threads the maps on the levels are made beside the levels themselves, and those that nobody has
+        begun with when all levels are there by the calling thread.
         """
-        beside = []
+        beside: list[tuple[Callable[[], KernelMap], Future[KernelMap]]] = []
         for stride in strides:
             self._level(stride)
             if stride > strides[0]:
@@ -69,11 +71,15 @@ class KernelMaps:
             if ("submanifold", stride, 3) not in self._maps:
                 make = functools.partial(self.submanifold, stride)
                 if self._coordinates.is_cpu:
-                    beside.append(run_beside(make))
+                    beside.append((make, run_beside(make)))
                 else:
                     make()
-        for done in beside:
-            done.result()
+        for task, done in reversed(beside):
+            if done.cancel():
+                task()
+        for _, done in beside:
+            if not done.cancelled():
+                done.result()
         self._builder.arrange(list(self._maps.values()))
 
     def identity(self, stride: int) -> KernelMap:
