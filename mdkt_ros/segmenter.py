@@ -26,9 +26,11 @@ from mdkt_ros.prompts import PromptScorer, PromptScores
 from mdkt_ros.resources import weights_dir
 from mdkt_ros.scan_graph import STRIDES, GraphLabels, ScanGraph
 from mdkt_ros.sparse import current_engine, fuse, in_precision, resolve_precision, use_engine
-from mdkt_ros.sparse.parallel import block_threads
+from mdkt_ros.sparse.parallel import block_threads, share
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
 
+_BLOCK = 8192
+"""Voxels whose logits and what is made of them fit a cache."""
 SHIPPED = "mdkt_synthetic_kitti.safetensors"
 """The checkpoint that ships with the package, in `resources.weights_dir()`."""
 
@@ -343,20 +345,28 @@ def _to_device(array: npt.NDArray[np.float32], device: torch.device) -> torch.Te
 
 def _tables(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Class, probability and entropy (V + 1,) of each voxel, and last those of a point in no voxel (255, 0, 0)."""
-    count = len(logits)
+    count, on_cpu = len(logits), logits.device.type == "cpu"
     class_id = torch.full((count + 1,), IGNORE, dtype=torch.uint8, device=logits.device)
     probability, entropy = logits.new_zeros(2, count + 1, dtype=torch.float32)
+    # On a CPU in blocks that stay in the cache: half of the time for a scan's voxels.
+    block = _BLOCK if on_cpu else count
+
+    def fill(first: int, last: int) -> None:
+        for begin in range(first * block, min(last * block, count), block):
+            rows = slice(begin, min(begin + block, count))
+            best, index = logits[rows].float().max(dim=1)
+            shifted = logits[rows].float() - best[:, None]
+            weight = shifted.exp()
+            total = weight.sum(dim=1)
+            nats = (total.log() - shifted.mul_(weight).sum(dim=1) / total).clamp_(min=0)
+            # Logits that are not finite (intensity of 1e30) are no prediction; any one makes the entropy NaN.
+            sound = torch.isfinite(nats)
+            class_id[rows] = torch.where(sound, index, IGNORE)
+            probability[rows] = torch.where(sound, total.reciprocal(), 0)
+            entropy[rows] = torch.where(sound, nats, 0)
+
     if count:
-        best, index = logits.float().max(dim=1)
-        shifted = logits.float() - best[:, None]
-        weight = shifted.exp()
-        total = weight.sum(dim=1)
-        nats = (total.log() - shifted.mul_(weight).sum(dim=1) / total).clamp_(min=0)
-        # Logits that are not finite (intensity of 1e30) are no prediction; any one makes the entropy NaN.
-        sound = torch.isfinite(nats)
-        class_id[:-1] = torch.where(sound, index, IGNORE)
-        probability[:-1] = torch.where(sound, total.reciprocal(), 0)
-        entropy[:-1] = torch.where(sound, nats, 0)
+        share([block] * -(-count // block), fill, on_cpu)
     return class_id, probability, entropy
 
 

@@ -41,6 +41,25 @@ def number_cells(
 
 
 @compiled
+def find_cuts(packed: Array, bits: int, cuts: Array, voxels: Array) -> None:  # pragma: no cover - compiled
+    """Cut sorted `packed` into P pieces of about the same size between two voxels.
+
+    Args:
+        cuts: (P + 1,) int64 written: where the pieces begin, and the end of the last.
+        voxels: (P,) int64 written: voxels before each piece.
+    """
+    pieces = len(voxels)
+    count, at = 0, 0
+    for piece in range(pieces):
+        wanted = len(packed) * piece // pieces
+        while at < len(packed) and (at < wanted or (at > 0 and packed[at] >> bits == packed[at - 1] >> bits)):
+            count += at == 0 or packed[at] >> bits != packed[at - 1] >> bits
+            at += 1
+        cuts[piece], voxels[piece] = at, count
+    cuts[pieces] = len(packed)
+
+
+@compiled
 def average_cells(
     packed: Array,
     bits: int,
@@ -53,8 +72,9 @@ def average_cells(
     coordinates: Array,
     means: Array,
     voxel: Array,
+    number: int,
 ) -> int:  # pragma: no cover - compiled
-    """Voxels of sorted `packed`, in its order; returns how many there are.
+    """Voxels of sorted `packed`, in its order; returns `number` and how many there are.
 
     Args:
         intensity: (N,) float32, or (0,) for none.
@@ -62,11 +82,12 @@ def average_cells(
         minimum: (3,) float64 metres. size: of a voxel, metres.
         coordinates, means: (V', 3) int32 and (V', F) float32 written, V' at least the number of voxels.
         voxel: (N,) int64 written for the points of `packed`.
+        number: of the first voxel.
     """
     mask = (np.int64(1) << bits) - 1
     sums = np.empty(len(names), dtype=np.float64)
     centre = np.empty(3, dtype=np.float64)
-    number, at = 0, 0
+    at = 0
     while at < len(packed):
         key = packed[at] >> bits
         z = key % shape[2]

@@ -21,6 +21,7 @@ import torch
 from mdkt_ros.errors import CloudError, ConfigError
 from mdkt_ros.sparse.backend import EngineUnavailable
 from mdkt_ros.sparse.loaders import check_numba
+from mdkt_ros.sparse.parallel import cpu_threads, share
 from mdkt_ros.sparse.tensor import SparseTensor
 from mdkt_ros.voxel_grid import VoxelGrid
 
@@ -28,6 +29,9 @@ FEATURES = ("x", "y", "z", "intensity", "range", "offset_x", "offset_y", "offset
 """Point features by name: position, intensity, distance to the origin, offset from the voxel's centre (metres)."""
 
 DEFAULT_FEATURES = ("x", "y", "z", "intensity")
+
+_LEAST_PIECE = 16384
+"""Points that are worth another thread."""
 
 
 @dataclass(frozen=True)
@@ -153,9 +157,19 @@ def _voxelize_compiled(
     values = np.zeros(0, dtype=np.float32) if intensity is None else np.ascontiguousarray(intensity)
     places = np.array([FEATURES.index(name) for name in names])
     minimum = np.array(grid.minimum, dtype=np.float64)
-    count = loops.average_cells(
-        packed, bits, xyz, values, places, minimum, grid.voxel_size, shape, coordinates, means, point_to_voxel
-    )
+    pieces = min(cpu_threads(), len(packed) // _LEAST_PIECE + 1)
+    cuts, before = np.empty(pieces + 1, dtype=np.int64), np.empty(pieces, dtype=np.int64)
+    loops.find_cuts(packed, bits, cuts, before)
+
+    def average(first: int, last: int) -> int:
+        return int(
+            loops.average_cells(
+                packed[cuts[first] : cuts[last]], bits, xyz, values, places, minimum, grid.voxel_size, shape,
+                coordinates, means, point_to_voxel, before[first],
+            )
+        )  # fmt: skip
+
+    count = share(np.diff(cuts).tolist(), average)[-1]
     return Voxels(coordinates[:count], means[:count], point_to_voxel)
 
 

@@ -52,6 +52,16 @@ def test_every_point_gets_what_the_network_says_of_its_voxel(segmenter: Segmente
     assert stages == pytest.approx(result.timings["total"])
 
 
+def test_blocks_of_voxels_change_no_bit(monkeypatch) -> None:
+    logits = torch.randn((1000, 5), generator=torch.Generator().manual_seed(0))
+    logits[17, 2] = torch.inf
+    whole = module._tables(logits)
+    for block in (1, 7, 333, 1000):
+        monkeypatch.setattr(module, "_BLOCK", block)
+        for found, expected in zip(module._tables(logits), whole, strict=True):
+            assert torch.equal(found, expected)
+
+
 def test_order_follows_the_points(segmenter: Segmenter) -> None:
     points, intensity = scan()
     order = np.random.default_rng(2).permutation(len(points))

@@ -107,6 +107,26 @@ def test_permuted_points_give_the_same_voxels() -> None:
     np.testing.assert_allclose(one.features, other.features, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("points", [0, 1, 7, 3000])
+def test_pieces_on_several_threads_change_no_bit(points: int, threads: int, monkeypatch) -> None:
+    pytest.importorskip("numba", reason="compiled loops need numba")
+    xyz, intensity = scan(points)
+    if points > 7:
+        xyz[5:2000] = xyz[5]  # a voxel that no cut may go through
+    whole = voxelize(xyz, intensity, GRID, FEATURES)
+    monkeypatch.setattr(voxels_module, "_LEAST_PIECE", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pieces = voxelize(xyz, intensity, GRID, FEATURES)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(pieces.coordinates, whole.coordinates)
+    np.testing.assert_array_equal(pieces.features.view(np.int32), whole.features.view(np.int32))
+    np.testing.assert_array_equal(pieces.point_to_voxel, whole.point_to_voxel)
+
+
 @pytest.mark.parametrize("features", [DEFAULT_FEATURES, FEATURES, ("range", "z")])
 @pytest.mark.parametrize("voxel_size", [0.1, 0.7, 30.0])
 def test_compiled_loops_equal_numpy_bit_for_bit(
