@@ -52,3 +52,10 @@ def test_the_dds_profile_makes_fragments_as_large_as_a_datagram():
     assert (
         60_000 < int(said["FragmentSize"].removesuffix("B")) < int(said["MaxMessageSize"].removesuffix("B")) <= 65_507
     )
+
+
+def test_the_dds_profile_asks_soon_for_what_was_lost():
+    """Well within the period of a sensor; Cyclone's own 100 ms are a whole one."""
+    root = ElementTree.parse(CONFIG / "cyclonedds.xml").getroot()
+    said = {element.tag.partition("}")[2]: element.text for element in root.iter()}
+    assert sum(int(said[name].removesuffix("ms")) for name in ("HeartbeatInterval", "NackDelay")) <= 20
