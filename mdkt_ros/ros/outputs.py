@@ -86,14 +86,14 @@ class RosOutputs:
         return bool(self._publishers[f"{OVERLAY}{camera}"].get_subscription_count())
 
     def cloud(self, output: str, cloud: CloudMessage, scan: Scan) -> None:
-        """Publish a cloud with the scan's header; before the first one, and now and then, the legend in its frame."""
+        """Publish a cloud with the scan's header; after the first one, and now and then, the legend in its frame."""
+        self._publishers[output].publish(cloud_message(cloud, scan.message.header))
         now = time.monotonic()
         # RViz forgets markers when time runs backward or somebody presses its button Reset, and is not sent again what
         # is latched.
         if scan.frame_id != self._legend_frame or now - self._legend_at > LEGEND_PERIOD:
             self._legend_frame, self._legend_at = scan.frame_id, now
             self._legend.publish(legend(self._labels, scan.frame_id, self._axes))
-        self._publishers[output].publish(cloud_message(cloud, scan.message.header))
 
     def image(self, output: str, pixels: npt.NDArray[np.uint8], image: Any) -> None:
         """Publish an overlay with the image's header."""
