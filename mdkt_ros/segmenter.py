@@ -29,8 +29,8 @@ from mdkt_ros.sparse import current_engine, fuse, in_precision, resolve_precisio
 from mdkt_ros.sparse.parallel import block_threads, share
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
 
-_BLOCK = 8192
-"""Voxels whose logits and what is made of them fit a cache."""
+_BLOCK = 16384
+"""Voxels that are turned into labels at a time on a CPU."""
 SHIPPED = "mdkt_synthetic_kitti.safetensors"
 """The checkpoint that ships with the package, in `resources.weights_dir()`."""
 
@@ -348,7 +348,7 @@ def _tables(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     count, on_cpu = len(logits), logits.device.type == "cpu"
     class_id = torch.full((count + 1,), IGNORE, dtype=torch.uint8, device=logits.device)
     probability, entropy = logits.new_zeros(2, count + 1, dtype=torch.float32)
-    # On a CPU in blocks that stay in the cache: half of the time for a scan's voxels.
+    # On a CPU in blocks, whose memory serves the next one: half of the time where the C library gives it back.
     block = _BLOCK if on_cpu else count
 
     def fill(first: int, last: int) -> None:

@@ -213,7 +213,7 @@ def _sense(namespace: str, folder: str, repeats: str) -> None:
     Path(folder, READY).touch()
     while not (publisher.get_subscription_count() and node.count_publishers(output)):
         rclpy.spin_once(node, timeout_sec=0.05)
-    time.sleep(0.5)  # the node must have seen this listener, too
+    time.sleep(PERIOD)  # the node must have seen this listener, too; no sensor makes it wait longer for its first scan
     times = []
     for number in range(int(repeats) + 1):
         header = Header(frame_id="lidar")
