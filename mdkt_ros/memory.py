@@ -39,12 +39,15 @@ def keep_freed_memory() -> bool:
     )
 
 
-def free_gpu_memory() -> None:
-    """Give the GPU's memory back that nothing holds any more.
+def give_memory_back() -> None:
+    """Give back what nothing holds any more: to the system what `keep_freed_memory` has kept, and the GPU's memory.
 
-    What stays is CUDA's own: its context and the kernels that it has loaded, until the process ends.
+    What stays of the GPU's is CUDA's own: its context and the kernels that it has loaded, until the process ends.
     """
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
     if not torch.cuda.is_available():
         return
     # 32 MiB on a Hopper for every stream that has multiplied matrices, which PyTorch keeps for the next ones.

@@ -12,7 +12,7 @@ import torch
 from sparse_inputs import INPUTS, by_definition, maps_of, street
 
 from mdkt_ros.benchmark.scans import spinning_scan
-from mdkt_ros.memory import free_gpu_memory
+from mdkt_ros.memory import give_memory_back
 from mdkt_ros.network import build_network
 from mdkt_ros.segmenter import Segmenter
 from mdkt_ros.sparse import KernelMap, SparseTensor, fuse, in_precision, use_engine
@@ -208,5 +208,5 @@ def test_a_graph_grows_with_the_scans_and_gives_its_memory_back() -> None:
         assert len(one) == len(other)
         assert (one.class_id != other.class_id).sum() <= 0.01 * len(one)
     del segmenter, plain
-    free_gpu_memory()
+    give_memory_back()
     assert torch.cuda.memory_reserved() <= before + (8 << 20)  # what libraries keep for themselves

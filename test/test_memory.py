@@ -48,13 +48,37 @@ def test_other_c_libraries_do_without(monkeypatch) -> None:
 
 
 def test_a_gpu_gets_back_what_nothing_holds(monkeypatch) -> None:
-    memory.free_gpu_memory()  # without a GPU there is nothing to do
+    memory.give_memory_back()  # without a GPU there is nothing to do
     called: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: called.append("cache"))
     monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: called.append("workspaces"), raising=False)
-    memory.free_gpu_memory()
+    memory.give_memory_back()
     assert called == ["workspaces", "cache"]
     monkeypatch.delattr(torch._C, "_cuda_clearCublasWorkspaces")
-    memory.free_gpu_memory()
+    memory.give_memory_back()
     assert called == ["workspaces", "cache", "cache"]
+
+
+GIVEN_BACK = """
+import os
+import numpy as np
+from mdkt_ros.memory import give_memory_back, keep_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+assert keep_freed_memory()
+kept = [np.ones(1 << 20) for _ in range(20)]  # 160 MiB
+del kept
+before = resident()
+give_memory_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_what_was_kept_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 120

@@ -11,7 +11,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from mdkt_ros.errors import MdktError
 from mdkt_ros.live.health import Judgement, Level
-from mdkt_ros.memory import free_gpu_memory
+from mdkt_ros.memory import give_memory_back
 from mdkt_ros.ros.diagnostics import Diagnostics
 from mdkt_ros.ros.parameters import Parameters
 from mdkt_ros.ros.work import DRAIN, Work
@@ -101,7 +101,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             self._work.close(DRAIN)
             self._work = None
         self._declared.frozen = False
-        free_gpu_memory()
+        give_memory_back()
 
     def _describe(self) -> tuple[Judgement, dict[str, str]]:
         if self._work is None:
