@@ -159,7 +159,8 @@ class TritonBackend:
                 BLOCK_ROWS=launch.rows,
                 WHOLE_IN=in_channels % launch.in_channels == 0,
                 WHOLE_OUT=out_channels % launch.out_channels == 0,
-                LARGE=len(features) * features.stride(0) > 2**31 - 1,
+                LARGE=sum((size - 1) * stride for size, stride in zip(features.shape, features.stride(), strict=True))
+                >= 2**31,
                 **ends,
                 **self._options(launch, features),
             )

@@ -179,16 +179,10 @@ def gather_gemm_scatter(
         place = (split * slots + slot).to(tl.int64)[:, None] * out_channels + column[None, :]
         tl.store(out + place, total, mask=(column < out_channels)[None, :])
     else:
-        if HAS_BIAS:
-            total += tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)[None, :]
         row = tl.load(rows + slot).to(tl.int64)
-        written = (row >= 0)[:, None] & (column < out_channels)[None, :]
-        if HAS_ADD:
-            before = tl.load(add + row[:, None] * add_row_stride + column[None, :], mask=written, other=0.0)
-            total += before.to(tl.float32)
-        if RELU:
-            total = tl.where(total < 0, 0.0, total)  # keeps NaN
-        tl.store(out + row[:, None] * out_row_stride + column[None, :], total.to(out.dtype.element_ty), mask=written)
+        finish(
+            total, row, column, bias, add, out, out_channels, add_row_stride, out_row_stride, HAS_BIAS, HAS_ADD, RELU
+        )  # fmt: skip
 
 
 @triton.jit
@@ -230,6 +224,29 @@ def sum_splits(
     for split in tl.static_range(SPLITS):
         place = (split * slots + slot).to(tl.int64)[:, None] * out_channels + column[None, :]
         total += tl.load(sums + place, mask=written, other=0.0)
+    finish(total, row, column, bias, add, out, out_channels, add_row_stride, out_row_stride, HAS_BIAS, HAS_ADD, RELU)
+
+
+@triton.jit
+def finish(
+    total: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    bias: tl.tensor,
+    add: tl.tensor,
+    out: tl.tensor,
+    out_channels: tl.tensor,
+    add_row_stride: tl.tensor,
+    out_row_stride: tl.tensor,
+    HAS_BIAS: tl.constexpr,
+    HAS_ADD: tl.constexpr,
+    RELU: tl.constexpr,
+) -> None:
+    """Bias, what is to be added and the rectifier, then the output; rows of -1 (int64) and columns beyond it are none.
+
+    The pointers and strides are those of `gather_gemm_scatter`.
+    """
+    written = (row >= 0)[:, None] & (column < out_channels)[None, :]
     if HAS_BIAS:
         total += tl.load(bias + column, mask=column < out_channels, other=0.0).to(tl.float32)[None, :]
     if HAS_ADD:
