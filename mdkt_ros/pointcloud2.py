@@ -59,8 +59,10 @@ class CloudMessage:
         owner: Any = self.data
         while isinstance(owner, np.ndarray):
             owner = owner.base
-        if isinstance(owner, memoryview) and isinstance(owner.obj, array.array) and len(owner.obj) == len(self.data):
-            return owner.obj
+        if isinstance(owner, memoryview) and isinstance(owner.obj, array.array):
+            whole = owner.obj.buffer_info() == (self.data.ctypes.data, self.data.size)
+            if whole and self.data.flags.c_contiguous:
+                return owner.obj
         values = array.array("B")
         values.frombytes(self.data.data)
         return values

@@ -215,3 +215,7 @@ def test_what_is_built_is_published_without_a_copy():
     assert np.shares_memory(published, message.data)
     part = dataclasses.replace(message, data=message.data[4:12])
     assert part.data_array().tobytes() == message.data[4:12].tobytes()
+    counted = build_pointcloud2({"x": np.arange(5, dtype=np.uint8)})
+    backward = dataclasses.replace(counted, data=np.ascontiguousarray(counted.data[::-1]))
+    assert backward.data_array().tolist() == [4, 3, 2, 1, 0]
+    assert np.shares_memory(counted.data_array(), counted.data)
