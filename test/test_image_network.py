@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
@@ -169,6 +170,40 @@ def test_a_backbone_that_stays_may_compute_in_half(weights_file, lr, half):
         assert (0 < off < 0.03) if rounded else off == 0
     sum(level.square().sum() for level in levels).backward()
     assert all(p.grad is not None for p in network.lateral.parameters())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_backbone_that_stays_remembers_images(weights_file, half):
+    """Whatever was new together, each image's features are the same bits, and none is looked at twice."""
+    settings = config(weights=str(weights_file), lr=0.0, keep=True)
+    network, other = (build_image_network(settings, half=half) for _ in range(2))
+    other.load_state_dict(network.state_dict())
+    images, origin = torch.rand(4, 3, 50, 70), torch.tensor([[0, 0], [0, 1], [3, 0], [3, 1]])
+    looked = []
+    network.backbone.register_forward_hook(lambda module, inputs, stages: looked.append(len(inputs[0])))
+    network(images[:1], origin[:1])
+    levels = network(images, origin)
+    assert looked == [1] * 4
+    assert all(torch.equal(a, b) for a, b in zip(network(images, origin), levels, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(other(images, origin), levels, strict=True))
+    assert looked == [1] * 4
+    for level, wanted in zip(levels, other(images), strict=True):  # of images that are not known, all at once
+        torch.testing.assert_close(level, wanted, rtol=0, atol=0.05 if half else 1e-4)
+    sum(level.square().sum() for level in levels).backward()
+    assert all(p.grad is not None for p in network.lateral.parameters())
+    network(F.pad(images[:1], (0, 9)), origin[:1])  # beside a larger one it is padded: other maps
+    assert len(looked) == 5
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.25, "weights": True}, {"lr": 0.0, "weights": False}])
+def test_a_backbone_that_learns_remembers_nothing(weights_file, settings):
+    weights = str(weights_file) if settings["weights"] else ""
+    network = build_image_network(config(weights=weights, lr=settings["lr"], keep=True))
+    looked = []
+    network.backbone.register_forward_hook(lambda module, inputs, stages: looked.append(len(inputs[0])))
+    for _ in range(2):
+        network(torch.rand(2, 3, 32, 32), torch.tensor([[0, 0], [0, 1]]))
+    assert looked == [2, 2]
 
 
 @pytest.mark.parametrize(

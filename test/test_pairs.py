@@ -72,6 +72,8 @@ def test_pairs_follow_their_points(seed: int):
     got = zip(np.array(shown)[pairs.image], pairs.point, pairs.row, *pairs.pixel.T, pairs.target, strict=True)
     assert sorted((int(i), int(p), int(r), float(u), float(v), int(t)) for i, p, r, u, v, t in got) == wanted
     assert (np.diff(pairs.image) >= 0).all()
+    whence = [(index, view) for index in range(2) for view in range(2)]
+    assert list(map(tuple, pairs.origin.tolist())) == [whence[number] for number in shown]
 
 
 def test_a_sparse_label_is_never_multiplied():
@@ -124,7 +126,8 @@ def test_a_batch_joins_examples():
     np.testing.assert_array_equal(batch.image, np.repeat([0, 1], [len(one), len(two)]))
     np.testing.assert_array_equal(batch.pixel, np.concatenate([one.pixel, two.pixel]))
     np.testing.assert_array_equal(batch.target, np.concatenate([one.target, two.target]))
-    assert {t.dtype for t in (batch.row, batch.image, batch.target)} == {torch.int64}
+    assert batch.origin.tolist() == [[0, 0], [1, 0]]
+    assert {t.dtype for t in (batch.row, batch.image, batch.target, batch.origin)} == {torch.int64}
     assert len(batch.to(torch.device("cpu"))) == len(batch)
 
 
@@ -134,7 +137,7 @@ def test_a_batch_without_pairs():
         batch = collate_pairs(examples, np.array(offsets))
         assert len(batch) == 0
         assert batch.images.shape == (0, 3, 1, 1)
-        assert batch.pixel.shape == (0, 2)
+        assert batch.pixel.shape == batch.origin.shape == (0, 2)
     scan = make_scan("0", Recorded([])[0], np.zeros(400, np.uint8), 1.0)
     assert len(join(scan, voxelize(scan.points, scan.intensity, GRID), ())) == 0
     empty = scan.take(np.zeros(len(scan), bool))
@@ -178,6 +181,7 @@ def test_thinning_keeps_every_label_and_draws_the_rest_anew():
         pixel=np.stack([np.arange(count)] * 2, axis=1).astype(np.float32),
         target=target,
         point=np.arange(count) + 7,
+        origin=np.array([[0, 0], [0, 1]]),
     )
     first, second = (thin(whole, 60, np.random.default_rng(seed)) for seed in (0, 1))
     assert len(first) == len(second) == 60

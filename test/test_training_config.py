@@ -57,6 +57,7 @@ def test_yaml_round_trip(tmp_path: Path):
         ("transfer.weight=-1", r"transfer\.weight = -1\.0: must be 0 or more"),
         ("transfer.scales=[3]", r"transfer\.scales = \[3\]: must be different ones of 8, 4, 2, 1"),
         ("transfer.heads=7", r"transfer\.heads = 7: must be a divisor of image_network\.channels"),
+        ("image_network.keep=true", r"image_network\.keep = True: must be false unless image_network\.weights"),
         ("images.scale=0", r"images\.scale = 0\.0: must be above 0"),
         ("pseudo.sure=2", r"pseudo\.sure = 2\.0: must be from 0 to 1"),
         ("teacher.weight=1", r"optim\.average = 0\.0: must be above 0 for a teacher"),

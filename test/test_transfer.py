@@ -46,6 +46,7 @@ def make_pairs(voxels: SparseTensor, count=80, images=3, labelled=9) -> Pairs:
         image=torch.randint(0, max(images, 1), (count,)).sort().values,
         pixel=torch.rand(count, 2) * torch.tensor([99.0, 39.0]),
         target=target,
+        origin=torch.stack([torch.zeros(images, dtype=torch.int64), torch.arange(images)], 1),
     )
 
 
@@ -178,6 +179,7 @@ def test_processes_share_the_losses():
             *(getattr(pairs, name)[mine] - (images[0] if name == "image" else 0) for name in ("row", "image")),
             pairs.pixel[mine],
             pairs.target[mine],
+            pairs.origin[images],
         )
         found = transfer(network(voxels), voxels, part)
         for name, loss in transfer.losses(found, part, BY_LABELS, counts).items():

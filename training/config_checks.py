@@ -91,6 +91,11 @@ def check_values(flat: dict[str, Any]) -> None:
     need("loss.lovasz", flat["loss.lovasz"] + flat["loss.cross_entropy"] > 0, "above 0 when loss.cross_entropy is 0")
     channels = flat["image_network.channels"]
     need("transfer.heads", channels % flat["transfer.heads"] == 0, f"a divisor of image_network.channels = {channels}")
+    same = flat["image_network.weights"] and not (
+        flat["image_network.lr"] or flat["images.color"] or flat["images.flip"]
+    )
+    what = "false unless image_network.weights are given and image_network.lr, images.color and images.flip are 0"
+    need("image_network.keep", not flat["image_network.keep"] or bool(same), what)
     taught = flat["pseudo.weight"] + flat["contrast.weight"] + flat["teacher.weight"] > 0
     need(
         "optim.average",

@@ -29,6 +29,7 @@ class ImagePairs:
         point: (P,) int64 row of the point in the recorded scan.
         image: (P,) int64 number of the image, ascending.
         pixel: (P, 2) float32 (u, v) in pixels of `images`; the centre of the top left pixel is (0, 0).
+        origin: (I, 2) int64 number of the scan in the source and of the view in the scan.
     """
 
     cameras: tuple[str, ...]
@@ -36,6 +37,7 @@ class ImagePairs:
     point: npt.NDArray[np.int64]
     image: npt.NDArray[np.int64]
     pixel: npt.NDArray[np.float32]
+    origin: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.point)
@@ -43,8 +45,9 @@ class ImagePairs:
 
 @dataclass(frozen=True)
 class _Shown:
-    """One image, scaled (3, H, W), and the points (P,) that it shows at `pixel` (P, 2)."""
+    """Image of a frame's view `number`, scaled (3, H, W), and the points (P,) that it shows at `pixel` (P, 2)."""
 
+    number: int
     camera: str
     image: Pixels
     point: npt.NDArray[np.int32]
@@ -87,10 +90,10 @@ class PairFinder:
             if index not in self._kept:
                 self.prepare(index, self.source[index] if frame is None else frame)
             kept = self._kept[index]
-            return self._join(tuple(kept[number] for number in self._choose(len(kept), rng)), rng)
+            return self._join(index, tuple(kept[number] for number in self._choose(len(kept), rng)), rng)
         frame = self.source[index] if frame is None else frame
         chosen = self._choose(len(frame.views), rng)
-        return self._join(self._read(frame, chosen), rng)
+        return self._join(index, self._read(frame, chosen), rng)
 
     def _choose(self, views: int, rng: np.random.Generator) -> list[int]:
         wanted = self.images.cameras
@@ -101,14 +104,14 @@ class PairFinder:
     def _read(self, frame: Frame, chosen: list[int]) -> tuple[_Shown, ...]:
         chosen_views = tuple(frame.views[number] for number in chosen)
         shown = []
-        for view, sight in zip(chosen_views, sights(frame, chosen_views), strict=True):
+        for number, view, sight in zip(chosen, chosen_views, sights(frame, chosen_views), strict=True):
             try:
-                shown.append(_shown(view, sight, self.images.scale))
+                shown.append(_shown(number, view, sight, self.images.scale))
             except DriveError as error:
                 warnings.warn(f"scan {frame.name} is used without an image: {error}", stacklevel=2)
         return tuple(shown)
 
-    def _join(self, chosen: tuple[_Shown, ...], rng: np.random.Generator) -> ImagePairs:
+    def _join(self, index: int, chosen: tuple[_Shown, ...], rng: np.random.Generator) -> ImagePairs:
         height = max((shown.image.shape[1] for shown in chosen), default=1)
         width = max((shown.image.shape[2] for shown in chosen), default=1)
         images = np.zeros((len(chosen), 3, height, width), dtype=np.uint8)
@@ -131,10 +134,11 @@ class PairFinder:
             else np.zeros(0, np.int64),
             image=np.repeat(np.arange(len(chosen), dtype=np.int64), counts),
             pixel=np.concatenate(pixels),
+            origin=np.array([(index, shown.number) for shown in chosen], dtype=np.int64).reshape(-1, 2),
         )
 
 
-def _shown(view: View, sight: Sight, scale: float) -> _Shown:
+def _shown(number: int, view: View, sight: Sight, scale: float) -> _Shown:
     """Decode and scale the image of a view, the points' pixels with it. Raises DriveError."""
     picture = Image.fromarray(view.load())
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -145,7 +149,7 @@ def _shown(view: View, sight: Sight, scale: float) -> _Shown:
     # Scaling keeps the corner of the first pixel, (-0.5, -0.5), not its centre.
     pixel = (sight.projection.pixels[point] + 0.5) * ratio - 0.5
     image = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
-    return _Shown(view.camera.name, image, point.astype(np.int32), pixel.astype(np.float32))
+    return _Shown(number, view.camera.name, image, point.astype(np.int32), pixel.astype(np.float32))
 
 
 def change_color(image: Pixels, amount: float, rng: np.random.Generator) -> Pixels:

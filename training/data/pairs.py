@@ -27,6 +27,8 @@ class Pairs:
         image: (P,) int64 number of the image, ascending.
         pixel: (P, 2) float32 (u, v) in pixels of `images`; the centre of the top left pixel is (0, 0).
         target: (P,) int64 drawn class id of the point, 255 where none was drawn.
+        origin: (I, 2) int64 number of each image's scan in the source and of the view in the scan, by which an image
+            is known again.
     """
 
     images: Tensor
@@ -34,14 +36,14 @@ class Pairs:
     image: Tensor
     pixel: Tensor
     target: Tensor
+    origin: Tensor
 
     def __len__(self) -> int:
         return len(self.row)
 
     def to(self, device: torch.device) -> Pairs:
-        return replace(
-            self, **{name: getattr(self, name).to(device) for name in ("images", "row", "image", "pixel", "target")}
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("images", "row", "image", "pixel", "target")}
+        return replace(self, **moved)  # the origin is looked up on the CPU
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class ExamplePairs:
     pixel: npt.NDArray[np.float32]
     target: npt.NDArray[np.int64]
     point: npt.NDArray[np.int64]
+    origin: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -76,6 +79,7 @@ def join(scan: Scan, voxels: Voxels, parts: Sequence[ImagePairs]) -> ExamplePair
         parts: pairs of the recorded scans that it was made from; those of part k are `parts[k]`.
     """
     images = stack_images([part.images for part in parts])
+    origin = np.concatenate([np.zeros((0, 2), np.int64), *(part.origin for part in parts)])
     # The rows of the parts' points in the scan, by their rows in the recorded scans one after another.
     sizes = [1 + max(int(part.point.max(initial=-1)), _last(scan, k)) for k, part in enumerate(parts)]
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -103,6 +107,7 @@ def join(scan: Scan, voxels: Voxels, parts: Sequence[ImagePairs]) -> ExamplePair
         pixel=pixel[kept],
         target=target[kept],
         point=point[kept],
+        origin=origin[used],
     )
 
 
@@ -131,6 +136,7 @@ def collate_pairs(examples: Sequence[ExamplePairs], offsets: npt.NDArray[np.int6
         image=torch.from_numpy(_together([n + e.image for n, e in zip(first[:-1], examples, strict=True)])),
         pixel=torch.from_numpy(np.concatenate([np.zeros((0, 2), np.float32), *(e.pixel for e in examples)])),
         target=torch.from_numpy(_together([e.target for e in examples])),
+        origin=torch.from_numpy(np.concatenate([np.zeros((0, 2), np.int64), *(e.origin for e in examples)])),
     )
 
 

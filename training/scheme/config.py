@@ -24,6 +24,9 @@ class ImageNetworkConfig:
     weights: str = ""  # .safetensors file, or `timm` for the published weights of that name; empty: none
     channels: int = 64  # of each pyramid level
     lr: float = 0.25  # factor on the learning rate of what has weights already
+    # Remember what a backbone that stays makes of each image (small sets: some 2 MB an image of 400 x 225 in resnet18);
+    # needs lr 0, and images that are never changed.
+    keep: bool = False
 
 
 @dataclass

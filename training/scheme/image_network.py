@@ -47,12 +47,14 @@ class ImageNetwork(nn.Module):
         pretrained: bool = False,
         lr: float = 1.0,
         half: bool = False,
+        keep: bool = False,
     ) -> None:
         """
         Args:
             backbone: of `make_backbone`.
             lr: factor on the learning rate of a pretrained backbone; 0: it stays.
             half: a backbone that stays computes in bfloat16, see `half_of_readers`.
+            keep: a backbone that stays remembers its feature maps of images whose origin is known.
         """
         super().__init__()
         self.channels, self.strides, self.name = channels, STRIDES, name
@@ -62,6 +64,8 @@ class ImageNetwork(nn.Module):
         self.backbone = backbone
         self._frozen = pretrained and lr == 0
         self._half = half and self._frozen
+        self._keep = keep and self._frozen
+        self._kept: dict[tuple[int, ...], list[Tensor]] = {}
         backbone.requires_grad_(not self._frozen)
         info = backbone.feature_info
         # Where several stages share a stride, the last has seen most.
@@ -83,11 +87,12 @@ class ImageNetwork(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, origin: Tensor | None = None) -> list[Tensor]:
         """Features of every level.
 
         Args:
             images: (I, 3, H, W) RGB in 0..1, of any size; padded with the mean colour at the right and the bottom.
+            origin: (I, 2) int64 by which an image is known again; None where it is not.
 
         Returns:
             (I, channels, h, w) for each stride s, the finest first; h is H / s, rounded up so that all levels cover the
@@ -96,6 +101,22 @@ class ImageNetwork(nn.Module):
         if not len(images):
             nothing = sum((p.sum() * 0 for p in self.parameters()), start=images.new_zeros(()))
             return [images.new_zeros(0, self.channels, 1, 1) + nothing for _ in STRIDES]
+        maps = self._look(images) if origin is None or not self._keep else self._remember(images, origin)
+        if self._half:
+            maps = [each.to(images.dtype) for each in maps]
+        parts = list(zip(maps, self.lateral, self.norm, strict=True))
+        above: Tensor | None = None
+        levels: list[Tensor] = []
+        for stage, lateral, norm in parts[::-1]:
+            level = lateral(stage)
+            if above is not None:
+                level = level + F.interpolate(above, size=level.shape[2:], mode="bilinear", align_corners=False)
+            above = level
+            levels.append(norm(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return levels[::-1]
+
+    def _look(self, images: Tensor) -> list[Tensor]:
+        """The backbone's feature maps of the pyramid's strides."""
         height, width = images.shape[2:]
         images = (images - self.mean) / self.std
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
@@ -104,18 +125,17 @@ class ImageNetwork(nn.Module):
             torch.autocast(images.device.type, torch.bfloat16) if self._half else contextlib.nullcontext(),
         ):
             stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        if self._half:
-            stages = [stage.to(images.dtype) for stage in stages]
-        parts = list(zip(self._stages, self.lateral, self.norm, strict=True))
-        above: Tensor | None = None
-        levels: list[Tensor] = []
-        for stage, lateral, norm in parts[::-1]:
-            level = lateral(stages[stage])
-            if above is not None:
-                level = level + F.interpolate(above, size=level.shape[2:], mode="bilinear", align_corners=False)
-            above = level
-            levels.append(norm(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-        return levels[::-1]
+        return [stages[number] for number in self._stages]
+
+    def _remember(self, images: Tensor, origin: Tensor) -> list[Tensor]:
+        """The same, of images that were seen before from memory."""
+        # Beside larger images an image is padded, and its maps are larger, too.
+        keys = [(*key, *images.shape[2:]) for key in origin.tolist()]
+        for number, key in enumerate(keys):
+            if key not in self._kept:
+                # One by one: the last bits must not depend on which others were new, or a resumed run would differ.
+                self._kept[key] = [each[0] for each in self._look(images[number : number + 1])]
+        return [torch.stack(stage) for stage in zip(*(self._kept[key] for key in keys), strict=True)]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """All parameters that learn, those of a pretrained backbone at their own rate."""
@@ -140,5 +160,11 @@ def build_image_network(config: ImageNetworkConfig, *, half: bool = False) -> Im
     if config.weights and not published:
         load_backbone(backbone, Path(config.weights), config.name)
     return ImageNetwork(
-        backbone, config.channels, name=config.name, pretrained=bool(config.weights), lr=config.lr, half=half
+        backbone,
+        config.channels,
+        name=config.name,
+        pretrained=bool(config.weights),
+        lr=config.lr,
+        half=half,
+        keep=config.keep,
     )

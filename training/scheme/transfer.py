@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,8 @@ class Transfer(nn.Module):
         """
         if not len(pairs):
             pairs = _no_images(pairs)
-        pyramid = Pyramid(self.image_network(pairs.images), self.image_network.strides, pairs.image, pairs.pixel)
+        levels = self.image_network(pairs.images, pairs.origin)
+        pyramid = Pyramid(levels, self.image_network.strides, pairs.image, pairs.pixel)
         fused, point = {}, {}
         for stride, scale in self._by_stride().items():
             rows = coarse_rows(voxels, output.features[stride], pairs.row)
@@ -230,4 +231,4 @@ def coarse_rows(voxels: SparseTensor, features: SparseTensor, rows: Tensor) -> T
 
 def _no_images(pairs: Pairs) -> Pairs:
     """Without pairs the images say nothing: they are not worth a pass through the image network."""
-    return Pairs(pairs.images[:0], pairs.row, pairs.image, pairs.pixel, pairs.target)
+    return replace(pairs, images=pairs.images[:0], origin=pairs.origin[:0])
