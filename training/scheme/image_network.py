@@ -108,7 +108,9 @@ class ImageNetwork(nn.Module):
         above: Tensor | None = None
         levels: list[Tensor] = []
         for stage, lateral, norm in parts[::-1]:
-            level = lateral(stage)
+            # A convolution of one pixel is a matrix product, which PyTorch's convolutions do not all know.
+            assert isinstance(lateral, nn.Conv2d)
+            level = F.linear(stage.permute(0, 2, 3, 1), lateral.weight.flatten(1), lateral.bias).permute(0, 3, 1, 2)
             if above is not None:
                 level = level + F.interpolate(above, size=level.shape[2:], mode="bilinear", align_corners=False)
             above = level
@@ -134,8 +136,10 @@ class ImageNetwork(nn.Module):
         for number, key in enumerate(keys):
             if key not in self._kept:
                 # One by one: the last bits must not depend on which others were new, or a resumed run would differ.
-                self._kept[key] = [each[0] for each in self._look(images[number : number + 1])]
-        return [torch.stack(stage) for stage in zip(*(self._kept[key] for key in keys), strict=True)]
+                self._kept[key] = [each[0].permute(1, 2, 0) for each in self._look(images[number : number + 1])]
+        # Stacked with the channels innermost, as they are.
+        stages = zip(*(self._kept[key] for key in keys), strict=True)
+        return [torch.stack(stage).permute(0, 3, 1, 2) for stage in stages]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """All parameters that learn, those of a pretrained backbone at their own rate."""
