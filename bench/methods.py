@@ -97,8 +97,12 @@ class Run:
         ]
 
     def config(self, more: Iterable[str] = (), recipe: Path = RECIPE) -> TrainConfig:
-        """The settings of the run, `more` overrides over all. Raises ConfigError."""
-        return load_config(recipe, [*self.overrides(), *more])
+        """The settings of the run: the recipe's, over them `more`, over them what makes the method. Raises ConfigError.
+
+        In this order, since `transfer.offsets=2` for the whole table must not give one-to-one transfer offsets, nor
+        `transfer.weight=16` transfer to the runs without.
+        """
+        return load_config(recipe, [*more, *self.overrides()])
 
 
 def method_named(name: str) -> Method:

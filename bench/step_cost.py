@@ -6,7 +6,9 @@
 The parts take turns, so that whatever else the machine does meets all of them; medians and quartiles of the ratios
 within a turn. A turn is a step, or as many as it takes until one looks at images (`transfer.every`), and then what
 counts is their mean. On a CPU processor time of one thread, on CUDA the clock. Preparing the scans and images is
-measured apart: with workers it goes on beside the step. Writes docs/results/step_cost.json and .md.
+measured apart: with workers it goes on beside the step. A frozen backbone that remembers its feature maps
+(`image_network.keep`) has seen the images of a measured step before, as in all but a run's first round of the scans;
+what the first sight costs is a figure of its own. Writes docs/results/step_cost.json and .md.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from mdkt_ros.output import atomic_output
 from mdkt_ros.workers import worker_pool
 from training.command import exit_code
 from training.config import PLACE_KEYS, TrainConfig, load_config
-from training.data.dataset import TrainingStream, make_batch
+from training.data.dataset import Batch, TrainingStream, make_batch
 from training.data.source import open_source
 from training.data.towns import make_towns
 from training.export import make_grid
@@ -57,12 +59,16 @@ class Cost:
     Attributes:
         prepare, step: seconds a step of each measured turn: scans and images, then the step itself.
         peak: bytes, of the process on a CPU, allocated on CUDA.
+        sight: seconds of each first sight of images that are remembered, a batch.
+        kept: bytes of an image that is remembered.
     """
 
     title: str
     prepare: list[float] = field(default_factory=list)
     step: list[float] = field(default_factory=list)
     peak: int = 0
+    sight: list[float] = field(default_factory=list)
+    kept: int = 0
 
 
 def open_stream(config: TrainConfig, processes: Processes) -> TrainingStream:
@@ -80,14 +86,37 @@ class Part:
         self.stream = open_stream(config, processes)
         self.learner = make_learner(config, processes, self.stream)
 
-    def step(self, number: int) -> tuple[float, float]:
-        """Take step `number` of the middle of a run. Returns seconds of preparing and of the step."""
+    def step(self, number: int) -> tuple[float, float, float | None]:
+        """Take step `number` of the middle of a run.
+
+        Returns:
+            Seconds of preparing, of the step, and of the first sight of images that are remembered, None without any.
+        """
         size = self.config.optim.batch_size
         began = _now(self.processes)
         batch = make_batch([self.stream[number * size + i] for i in range(size)]).to(self.processes.device)
         prepared = _now(self.processes)
+        sight = self._see(batch)
+        seen = _now(self.processes)
         _take(self.learner, batch, STEPS // 2 + number)
-        return prepared - began, _now(self.processes) - prepared
+        return prepared - began, _now(self.processes) - seen, seen - prepared if sight else None
+
+    @torch.no_grad()
+    def _see(self, batch: Batch) -> bool:
+        """Have a backbone that remembers see the images. Returns whether it does and there are any."""
+        transfer = self.learner.student.scheme.transfer
+        if transfer is None or not self.config.image_network.keep or batch.pairs is None or not len(batch.pairs.images):
+            return False
+        dtype = self.learner.dtype
+        with torch.autocast(self.processes.device.type, dtype, enabled=dtype is not None):
+            transfer.image_network(batch.pairs.images, batch.pairs.origin)
+        return True
+
+    def kept(self) -> int:
+        """Bytes of an image that is remembered, 0 without any."""
+        transfer = self.learner.student.scheme.transfer
+        images, size = (0, 0) if transfer is None else transfer.image_network.kept()
+        return size // max(images, 1)
 
 
 def _take(learner: Learner, batch: Any, step: int) -> None:
@@ -120,8 +149,10 @@ def measure_time(parts: dict[str, TrainConfig], rounds: int, device: str) -> dic
                 turn = steps_of_a_turn(parts.values())
                 taken = [part.step(number * turn + k) for k in range(turn)]
                 if number:
-                    costs[title].prepare.append(statistics.fmean(prepare for prepare, _ in taken))
-                    costs[title].step.append(statistics.fmean(step for _, step in taken))
+                    costs[title].prepare.append(statistics.fmean(prepare for prepare, _, _ in taken))
+                    costs[title].step.append(statistics.fmean(step for _, step, _ in taken))
+                    costs[title].sight += [sight for _, _, sight in taken if sight is not None]
+                    costs[title].kept = part.kept()
             console.print(f"round {number} of {rounds}", highlight=False)
     return costs
 
@@ -168,6 +199,8 @@ def to_rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
                 "peak_mb": round(cost.peak / 1e6),
                 "memory_ratio": round(cost.peak / max(costs[0].peak, 1), 3),
                 "turns": len(cost.step),
+                "first_sight_ms": round(1000 * statistics.median(cost.sight), 1) if cost.sight else None,
+                "kept_mb_an_image": round(cost.kept / 1e6, 2) if cost.kept else None,
             }
         )
     return rows
@@ -193,6 +226,13 @@ def markdown(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
             f"| {row['part']} | {row['step_ms']:.0f} | {row['ratio']:.2f} ({low:.2f} - {high:.2f}) | "
             f"{row['prepare_ms']:.0f} | {row['peak_mb']:,} | {row['memory_ratio']:.2f} |"
         )
+    if (last := rows[-1])["first_sight_ms"] is not None:
+        lines += [
+            "",
+            f"The backbone remembers its feature maps of the images, which the steps above found there, at "
+            f"{last['kept_mb_an_image']:.2f} MB an image (not in the peaks, but for the images of three steps). The "
+            f"first sight of a batch's images costs {last['first_sight_ms']:.0f} ms more.",
+        ]
     lines += ["", *(f"- {name}: {facts[name]}" for name in ("recipe", "image text", "machine", "date") if facts[name])]
     return "\n".join(lines) + "\n"
 

@@ -181,6 +181,10 @@ def test_a_backbone_that_stays_remembers_images(weights_file, half):
     images, origin = torch.rand(4, 3, 50, 70), torch.tensor([[0, 0], [0, 1], [3, 0], [3, 1]])
     looked = []
     network.backbone.register_forward_hook(lambda module, inputs, stages: looked.append(len(inputs[0])))
+    sizes = []
+    network.backbone.register_forward_hook(
+        lambda module, inputs, stages: sizes.append(sum(stages[s].nbytes for s in network._stages))
+    )
     network(images[:1], origin[:1])
     levels = network(images, origin)
     assert looked == [1] * 4
@@ -193,6 +197,7 @@ def test_a_backbone_that_stays_remembers_images(weights_file, half):
     assert all(p.grad is not None for p in network.lateral.parameters())
     network(F.pad(images[:1], (0, 9)), origin[:1])  # beside a larger one it is padded: other maps
     assert len(looked) == 5
+    assert network.kept() == (5, sum(sizes))
 
 
 @pytest.mark.parametrize("settings", [{"lr": 0.25, "weights": True}, {"lr": 0.0, "weights": False}])

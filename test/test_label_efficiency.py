@@ -88,6 +88,14 @@ def test_a_seed_is_that_of_weights_and_labels():
         Run(method_named("ema"), 0.1, 0).config(["optim.stepps=7"])
 
 
+def test_settings_for_all_runs_do_not_undo_what_makes_a_method():
+    more = ["transfer.offsets=2", "transfer.weight=16", "data.percent=50"]
+    found = {name: Run(method_named(name), 0.1, 0).config(more) for name in ("labels_only", "one_to_one", "ema")}
+    assert [config.transfer.weight for config in found.values()] == [0, 16, 16]
+    assert [config.transfer.offsets for config in found.values()] == [2, 0, 2]
+    assert {config.data.percent for config in found.values()} == {0.1}
+
+
 def test_scored_towns_are_never_trained_in():
     config = Run(method_named("ema"), 0.1, 0).config()
     for split, seeds in (("test", TEST_SEEDS), ("validation", VALIDATION_SEEDS)):

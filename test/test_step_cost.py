@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from small_drives import write_kitti
 
-from bench.step_cost import PARTS, Cost, configs, main, markdown, ratios, to_rows
+from bench.step_cost import PARTS, Cost, Part, _take, configs, main, markdown, ratios, to_rows
 from mdkt_ros.errors import ConfigError
 from training.config import flatten
+from training.processes import join_processes
+from training.scheme.backbone import make_backbone
+from training.scheme.image_network import STRIDES
 
 RECIPE = """
 data: {kind: semantickitti, percent: 50}
@@ -43,6 +47,8 @@ def test_ratios_are_within_a_turn():
         "peak_mb": 250,
         "memory_ratio": 2.5,
         "turns": 3,
+        "first_sight_ms": None,
+        "kept_mb_an_image": None,
     }
     facts = {"recipe": "r.yaml", "image text": "", "machine": "m", "date": "d", "cuda": False, "turn": 1}
     text = markdown(rows, facts)
@@ -51,6 +57,10 @@ def test_ratios_are_within_a_turn():
     assert "image text" not in text
     assert "Medians of 3 steps (" in text
     assert "Medians of 3 turns of 2 steps, of which one looks at images (" in markdown(rows, {**facts, "turn": 2})
+    remembered = to_rows([costs[0], Cost("b", [0.1] * 3, [0.2] * 3, 1, [0.3, 0.5, 0.4], 1_250_000)])
+    assert "not in the peaks" not in text
+    assert "at 1.25 MB an image" in (text := markdown(remembered, facts))
+    assert "first sight of a batch's images costs 400 ms more" in text
     assert ratios([Cost("a", [1.0], [2.0]), Cost("b", [1.0], [3.0])]) == [(1, 1, 1), (1.5, 1.5, 1.5)]
 
 
@@ -65,6 +75,33 @@ def test_parts_add_up_to_the_scheme(tmp_path: Path):
     assert {config["data.percent"] for config in parts.values()} == {50}
     with pytest.raises(ConfigError, match=r"unknown key data\.roots"):
         configs(path, ["data.roots=x"])
+
+
+def test_images_that_are_remembered_are_seen_before_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_kitti(tmp_path / "data", count=3)
+    weights = tmp_path / "weights.safetensors"
+    save_file(make_backbone("resnet18", STRIDES).state_dict(), weights, {"name": "resnet18"})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    data = [f"data.root={tmp_path / 'data'}", f"data.draws={tmp_path / 'draws'}", f"image_network.weights={weights}"]
+    more = [*data, "image_network.lr=0", "images.color=0", "images.flip=0", "transfer.every=1"]
+    with join_processes("cpu") as processes:
+        for keep in (False, True):
+            config = configs(recipe, [*more, f"image_network.keep={keep}"])["+ one-to-one transfer"]
+            part = Part(config, processes)
+            transfer = part.learner.student.scheme.transfer
+            assert transfer is not None
+            looked: list[str] = []
+            taken = "bench.step_cost._take"
+            monkeypatch.setattr(taken, lambda *a, take=_take, looked=looked: (looked.append("step"), take(*a)))
+            network = transfer.image_network
+            network.backbone.register_forward_hook(lambda *_, looked=looked: looked.append("backbone"))
+            _, step, sight = part.step(0)
+            assert step > 0
+            assert (sight is not None) == keep
+            order = [looked[0], looked[-1]]
+            assert order == (["backbone", "step"] if keep else ["step", "backbone"])
+            assert (part.kept() > 0) == keep
 
 
 @pytest.mark.slow

@@ -141,6 +141,11 @@ class ImageNetwork(nn.Module):
         stages = zip(*(self._kept[key] for key in keys), strict=True)
         return [torch.stack(stage).permute(0, 3, 1, 2) for stage in stages]
 
+    def kept(self) -> tuple[int, int]:
+        """How many images' feature maps are remembered, and the bytes that they take."""
+        maps = [each for kept in self._kept.values() for each in kept]
+        return len(self._kept), sum(each.numel() * each.element_size() for each in maps)
+
     def parameter_groups(self) -> list[ParameterGroup]:
         """All parameters that learn, those of a pretrained backbone at their own rate."""
         backbone = [] if self._frozen else list(self.backbone.parameters())
