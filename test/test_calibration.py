@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mdkt_ros.errors import ConfigError
-from training.scheme import calibration
-from training.scheme.calibration import ABSENT, Calibration, fit_calibration
+from training.scheme import calibration, calibration_map
+from training.scheme.calibration import Calibration, fit_calibration
+from training.scheme.calibration_map import ABSENT, Candidate
 
 CLASSES = 6
 NAMES = tuple(f"class {i}" for i in range(CLASSES))
@@ -177,20 +178,24 @@ def test_what_is_added_to_all_scores_does_not_matter():
     np.testing.assert_allclose(fitted.apply(scores + shift)[0], fitted.apply(scores)[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("candidate", calibration._CANDIDATES)
-def test_the_fit_is_where_the_gradient_of_the_objective_vanishes(candidate: tuple[str, float, float]):
+@pytest.mark.parametrize("candidate", calibration_map.CANDIDATES)
+def test_the_fit_is_where_the_gradient_of_the_objective_vanishes(candidate: Candidate):
     scores, labels = points(1200, 0)
     scores[:40, 2] = ABSENT
-    inputs, absent = calibration._inputs(scores, 60.0)
-    matrix, bias = calibration._fit(inputs, absent, labels, candidate)
-    _, hold_bias, hold_matrix = candidate
+    every = with_components(scores, labels, 0.1)
+    inputs, absent = calibration_map.map_inputs(every, 60.0, len(NAMES))
+    whole, bias = calibration_map.fit_map(inputs, absent, labels, candidate)
+    matrix, probe = whole[:CLASSES], whole[CLASSES:]
+    hold_bias, hold_matrix = candidate.bias, candidate.scores
     if not np.isfinite(hold_matrix):
         np.testing.assert_allclose(matrix, np.eye(CLASSES) * matrix[0, 0])
+    assert probe.any() == np.isfinite(candidate.components)
     # The objective again, as autograd sees it; slope and diagonal are told apart by their priors at the optimum.
     m = torch.from_numpy(matrix).requires_grad_()
+    p = torch.from_numpy(probe).requires_grad_()
     b = torch.from_numpy(bias).requires_grad_()
     mask = torch.from_numpy(absent & (np.arange(CLASSES) != labels[:, None]))
-    logits = (torch.from_numpy(inputs) @ m + b).masked_fill(mask, -torch.inf)
+    logits = (torch.from_numpy(inputs) @ torch.cat([m, p]) + b).masked_fill(mask, -torch.inf)
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="sum")
     loss.backward()
     off = ~np.eye(CLASSES, dtype=bool)
@@ -200,17 +205,58 @@ def test_the_fit_is_where_the_gradient_of_the_objective_vanishes(candidate: tupl
         # d loss / d slope, times slope for its logarithm, against the prior's.
         slope = matrix[0, 0]
         assert abs(m.grad.numpy().trace() * slope + 4 * np.log(slope)) < 0.5
+    if np.isfinite(candidate.components):
+        np.testing.assert_allclose(p.grad.numpy(), -candidate.components * probe, atol=1.0)
     if np.isfinite(hold_bias):
         np.testing.assert_allclose(b.grad.numpy(), -hold_bias * bias, atol=0.5)
     else:
         assert not bias.any()
 
 
+def with_components(scores: np.ndarray, labels: np.ndarray, told: float, count: int = 8, seed: int = 0) -> np.ndarray:
+    """Scores (P, C), and components (P, `count`) of which the second tells class 1 from the others."""
+    rng = np.random.default_rng([seed, 2])
+    components = rng.normal(size=(len(scores), count)) / calibration_map.COMPONENT_SCALE
+    components[:, 1] += told * (labels == 1)
+    return np.hstack([scores, components]).astype(np.float32)
+
+
+def test_components_tell_classes_apart_that_scores_do_not():
+    scores, labels = points(1500, 0, noise=0.1)
+    fresh, truth = points(10000, 1, noise=0.1)
+    alone = fit_calibration(scores, labels, NAMES)
+    fitted = fit_calibration(with_components(scores, labels, 0.3), labels, NAMES)
+    assert fitted.method == "probe"
+    assert fitted.matrix.shape == (CLASSES + 8, CLASSES)
+    before, _ = alone.apply(fresh)
+    probability, weight = fitted.apply(with_components(fresh, truth, 0.3, seed=1))
+    one = truth == 1
+    assert (before.argmax(1) == truth)[one].mean() < 0.6
+    assert (probability.argmax(1) == truth)[one].mean() > 0.95
+    assert likelihood(probability, truth) < likelihood(before, truth) - 0.3
+    assert fitted.loss[1] == pytest.approx(likelihood(probability, truth), abs=0.1)
+    assert fitted.loss[0] == pytest.approx(alone.loss[0])
+    assert weight[one].mean() > 0.9
+    again = Calibration.from_dict(fitted.to_dict())
+    assert np.array_equal(again.apply(with_components(fresh, truth, 0.3, seed=1))[0], probability)
+
+
+@pytest.mark.parametrize("count", [20, 300, 1500])
+def test_components_that_say_nothing_are_left_alone(count: int):
+    scores, labels = points(count, 0)
+    fitted = fit_calibration(with_components(scores, labels, 0.0, count=64), labels, NAMES)
+    alone = fit_calibration(scores, labels, NAMES)
+    assert fitted.method == alone.method != "probe"
+    assert not fitted.matrix[CLASSES:].any()
+    np.testing.assert_array_equal(fitted.matrix[:CLASSES], alone.matrix)
+    np.testing.assert_array_equal(fitted.precision, alone.precision)
+
+
 def test_labels_of_one_scan_are_on_one_side():
     groups = np.repeat(np.arange(20), 7)
-    fold = calibration._folds(groups, np.random.default_rng(0))
+    fold = calibration_map.folds(groups, np.random.default_rng(0))
     assert all(len(set(fold[groups == g])) == 1 for g in range(20))
-    assert set(fold) == set(range(calibration._FOLDS))
+    assert set(fold) == set(range(calibration_map._FOLDS))
 
 
 def test_repeated_points_of_a_scan_do_not_pass_for_evidence():

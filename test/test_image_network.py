@@ -183,7 +183,7 @@ def test_a_backbone_that_stays_remembers_images(weights_file, half):
     network.backbone.register_forward_hook(lambda module, inputs, stages: looked.append(len(inputs[0])))
     sizes = []
     network.backbone.register_forward_hook(
-        lambda module, inputs, stages: sizes.append(sum(stages[s].nbytes for s in network._stages))
+        lambda module, inputs, stages: sizes.append(sum(stages[s].nbytes for s in network.stages))
     )
     network(images[:1], origin[:1])
     levels = network(images, origin)

@@ -17,7 +17,8 @@ from training.data.draw import draw_labels
 from training.data.image_text import ImageTextCache, calibrate, combine, labelled_scores
 from training.data.image_text_head import CacheHead, frame_digest, read_head, write_head
 from training.data.source import Source
-from training.scheme.calibration import ABSENT, Calibration
+from training.scheme.calibration import Calibration
+from training.scheme.calibration_map import ABSENT
 from training.scheme.config import PseudoConfig
 
 KITTI = LabelSpace.load("semantickitti")

@@ -49,7 +49,7 @@ def dry_run(recipe: str, root: Path, folder: Path, *more: str) -> None:
     data = [f"data.root={root}", f"data.draws={folder / 'draws'}", f"pseudo.cache={folder / 'cache'}", *more]
     model = write_clip(folder / "clip", VIT)
     scoring = ["--config", config, "--model", model, "--device", "cpu", "--workers", "0"]
-    assert training.pseudo_labels.main([*scoring, *data]) == 0
+    assert training.pseudo_labels.main([*scoring, *data, *NO_DOWNLOAD[:2]]) == 0
     out = folder / "run"
     assert main(["--config", config, *data, *SMALL, *NO_DOWNLOAD, f"out={out}"]) == 0
     with (out / "log.csv").open(newline="") as file:

@@ -44,7 +44,7 @@ def test_pseudo_labels_of_the_teacher_alone_wait_for_it():
 
 
 def test_pseudo_labels_that_opinions_turn_into_keep_their_weight():
-    hints = Hints(torch.tensor([1]), torch.zeros(1, 3), torch.zeros(1, 3))
+    hints = Hints(torch.tensor([1]), torch.zeros(1, 3), torch.zeros(1), torch.zeros(1, 3))
     assert pseudo_loss(Shares(1.0, 0.25), hints) == pytest.approx(pseudo_loss(Shares(1.0, 1.0), None))
 
 

@@ -9,10 +9,9 @@ from sparse_inputs import few_voxels
 
 from training.config import TrainConfig, load_config
 from training.data.dataset import Batch
-from training.data.hints import Hints, LocalHints, collate_hints, local_hints
+from training.data.hints import Hints, LocalHints, Seen, collate_hints, local_hints
 from training.data.spread import SpreadLabels, spread_labels
 from training.processes import Processes
-from training.scheme.calibration import ABSENT, fit_calibration
 from training.scheme.guidance import Guide
 
 RNG = np.random.default_rng(5)
@@ -98,33 +97,32 @@ def test_no_labels_and_whole_scans_have_nothing_to_spread(labels):
 
 
 def test_hints_hold_what_images_show_and_what_labels_are_sure_of():
-    seen = (np.array([1, 4]), np.float32([[0.1, 0.2], [0.3, 0.4]]))
+    seen = Seen(np.array([1, 4]), np.float32([[0.2, 0.8], [0.4, 0.6]]), np.float32([0.7, 0.5]))
     spread = SpreadLabels(np.array([0, 1, 2]), np.float32([[1, 0], [1, 0], [0, 3]]))
-    row, score, odds = local_hints(seen, spread, 2)
-    assert row.tolist() == [1, 2, 4]  # 0: no image, and labels are far
-    assert np.array_equal(score, np.float32([[0.1, 0.2], [ABSENT, ABSENT], [0.3, 0.4]]))
-    assert np.array_equal(odds, np.float32([[1, 0], [0, 3], [0, 0]]))
-    assert local_hints(None, None, 2).score.shape == (0, 2)
+    hints = local_hints(seen, spread, 2)
+    assert hints.row.tolist() == [1, 2, 4]  # 0: no image, and labels are far
+    assert np.array_equal(hints.probability, np.float32([[0.2, 0.8], [0, 0], [0.4, 0.6]]))
+    assert np.array_equal(hints.weight, np.float32([0.7, 0, 0.5]))
+    assert np.array_equal(hints.log_odds, np.float32([[1, 0], [0, 3], [0, 0]]))
+    assert local_hints(None, None, 2).probability.shape == (0, 2)
 
 
 def guide(spread: bool = True, text: bool = True) -> Guide:
     config = load_config(None, ["pseudo.weight=1", "optim.average=0.9", f"pseudo.spread={int(spread)}"])
     assert isinstance(config, TrainConfig)
-    labels = np.repeat([0, 1], 50)
-    scores = np.where(labels[:, None] == np.arange(2), 0.3, 0.1).astype(np.float32)
-    calibration = fit_calibration(scores, labels, ("car", "road"), scale=10.0) if text else None
-    return Guide(config, np.array([10, 90]), calibration, Processes(0, 1, torch.device("cpu")))
+    return Guide(config, np.array([10, 90]), Processes(0, 1, torch.device("cpu")), text=text)
 
 
-def hints(score: list[list[float]], odds: list[list[float]]) -> Hints:
-    local = LocalHints(np.arange(len(score)), np.float32(score), np.float32(odds))
-    return collate_hints([local], np.array([0, len(score)]))
+def hints(probability: list[list[float]], odds: list[list[float]]) -> Hints:
+    said = np.float32(probability)
+    local = LocalHints(np.arange(len(said)), said, 0.8 * said.max(1), np.float32(odds))
+    return collate_hints([local], np.array([0, len(said)]))
 
 
 def test_labels_around_a_point_change_what_the_image_says_by_their_log_odds():
     made = guide()
-    before = made.image_text(hints([[0.1, 0.3]], [[0, 0]]))
-    after = made.image_text(hints([[0.1, 0.3]], [[6, 0]]))
+    before = made.image_text(hints([[0.1, 0.9]], [[0, 0]]))
+    after = made.image_text(hints([[0.1, 0.9]], [[6, 0]]))
     assert before is not None
     assert after is not None
     change = after.probability.logit() - before.probability.logit()
@@ -133,13 +131,13 @@ def test_labels_around_a_point_change_what_the_image_says_by_their_log_odds():
 
 
 def test_where_no_image_shows_a_point_the_labels_frequencies_come_first():
-    said = guide(text=False).image_text(hints([[ABSENT, ABSENT]], [[6, 0]]))
+    said = guide(text=False).image_text(hints([[0, 0]], [[6, 0]]))
     assert said is not None
     odds = 11 / 91 * np.exp(6)
     assert said.probability[0, 0].item() == pytest.approx(odds / (1 + odds), abs=1e-4)
     # Trusted as far as the labels speak for it, never wholly.
     assert said.weight[0].item() == pytest.approx(0.95)
-    less = guide(text=False).image_text(hints([[ABSENT, ABSENT]], [[0, 2]]))
+    less = guide(text=False).image_text(hints([[0, 0]], [[0, 2]]))
     assert less is not None
     assert less.weight[0].item() == pytest.approx(1 - np.exp(-2))
 
@@ -149,7 +147,7 @@ def test_before_the_teacher_is_asked_there_are_opinions_alone():
     made.config.pseudo.soft = 1
     voxels = few_voxels([[0, 0, i, 0] for i in range(3)], 1)
     row, target = torch.tensor([0]), torch.tensor([1])
-    batch = Batch(("scan",), voxels, row, target, row, hints=hints([[0.1, 0.3], [0.3, 0.1]], [[0, 0], [0, 0]]))
+    batch = Batch(("scan",), voxels, row, target, row, hints=hints([[0.1, 0.9], [0.9, 0.1]], [[0, 0], [0, 0]]))
     said = made(None, batch, 0)
     assert len(said.pseudo) == len(said.known) == 0
     assert said.candidates is None

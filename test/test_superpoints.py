@@ -7,7 +7,7 @@ import pytest
 
 from mdkt_ros.errors import ConfigError
 from training.data.superpoints import Superpoints
-from training.scheme.calibration import ABSENT
+from training.scheme.calibration_map import ABSENT
 
 RNG = np.random.default_rng(3)
 

@@ -8,6 +8,8 @@
 Every scan and image of the recipe's data, once. The scores go to the folder `--out`, which `pseudo.cache` of the recipe
 names for training; a run that was stopped goes on where it was. Then they are calibrated by the recipe's label draw,
 and by nothing else, as training will do it; the figures against the truth, for people to read, go to `report.json`.
+Where the recipe's image network has weights, components of its features are stored beside the scores: the labels may
+tell by them what the text has no word for.
 Weights are downloaded only when `--pretrained` is the tag of published ones.
 """
 
@@ -26,6 +28,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
@@ -37,8 +40,9 @@ from mdkt_ros.output import atomic_output
 from training.command import exit_code
 from training.config import TrainConfig, load_config
 from training.data.draw import LabelDraw, stored_draw
+from training.data.image_components import BASIS, COMPONENTS, ImageComponents, open_components, save_basis
 from training.data.image_text import ImageTextCache, calibrate
-from training.data.image_text_head import HEAD, TEXT, write_head
+from training.data.image_text_head import HEAD, TEXT, CacheHead, write_head
 from training.data.image_text_maker import cache_head, make_scores
 from training.data.image_text_picture import picture, write_picture
 from training.data.image_text_report import Report, make_report
@@ -67,6 +71,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     add("--absent", type=float, default=0.0, help="drop a class that nowhere in an image is as probable; 0: none")
     add("--neighbours", type=int, default=12, help="average the scores of so many nearest points; 0: of none")
     add("--cluster", type=float, default=0.5, help="average clusters above the ground, metres apart; 0: none")
+    add("--components", type=int, help="of the image network's features, for the labels to use; 0: none; default 64")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--full-precision", action="store_true", help="float32 throughout, whatever the hardware is fast in")
     add("--workers", type=int, default=2, help="threads that read scans and images ahead")
@@ -105,14 +110,32 @@ def bar(name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
-def begin(out: Path, dense: DenseClip, superpoints: Superpoints, source: Source, force: bool) -> ImageTextCache:
-    """The cache to fill. Raises ConfigError when it has other settings or other scans, unless `force` removes it."""
-    head = cache_head(dense, source.labels, superpoints)
-    if force and (out / HEAD).is_file():
-        for path in (out / HEAD, out / TEXT, out / "report.json"):
+def clear(out: Path) -> None:
+    """Remove a cache, and nothing else that may be in the folder."""
+    if (out / HEAD).is_file():
+        for path in (out / HEAD, out / TEXT, out / BASIS, out / "report.json"):
             path.unlink(missing_ok=True)
         shutil.rmtree(out / "scans", ignore_errors=True)
+
+
+def image_components(
+    options: argparse.Namespace, config: TrainConfig, out: Path, source: Source, device: torch.device
+) -> ImageComponents | None:
+    """Of the recipe's image network, if its backbone has weights. Raises MdktError."""
+    weights = config.image_network.weights
+    count = options.components if options.components is not None else COMPONENTS if weights else 0
+    if count and not weights:
+        raise ConfigError(f"--components {count}: the recipe has no image_network.weights, and fresh ones know nothing")
+    if count <= 0:
+        return None
+    return open_components(out, config.image_network, config.images.scale, source, count, device)
+
+
+def begin(out: Path, head: CacheHead, components: ImageComponents | None, source: Source) -> ImageTextCache:
+    """The cache to fill. Raises ConfigError when it has other settings or other scans."""
     write_head(out, head)
+    if components is not None and not (out / BASIS).is_file():
+        save_basis(out, components.basis)
     cache = ImageTextCache.open(out, source, check=False)
     for index in sorted({0, len(source) - 1}):
         if index in cache:
@@ -120,13 +143,21 @@ def begin(out: Path, dense: DenseClip, superpoints: Superpoints, source: Source,
     return cache
 
 
-def draw_pictures(folder: Path, scans: int, cache: ImageTextCache, dense: DenseClip, calibration: Calibration) -> None:
+def draw_pictures(
+    folder: Path,
+    scans: int,
+    cache: ImageTextCache,
+    dense: DenseClip,
+    calibration: Calibration,
+    components: ImageComponents | None,
+) -> None:
     """Write pictures of some scans, spread over the data."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = np.unique(np.linspace(0, len(cache.source) - 1, scans).astype(int)).tolist()
     with bar("pictures") as progress:
         for done, index in enumerate(chosen, 1):
-            image = picture(dense, calibration, cache.source[index], *cache.scan(index), cache.source.labels)
+            frame, seen = cache.source[index], cache.scan(index)
+            image = picture(dense, calibration, frame, *seen, cache.source.labels, components)
             if image is not None:
                 name = Path(cache.source.names[index]).with_suffix("").as_posix().replace("/", "_")
                 write_picture(folder / f"{name}.png", image)
@@ -154,9 +185,12 @@ def run(options: argparse.Namespace) -> Report:
     unknown = [name for name, known in zip(source.labels.names, dense.text.known, strict=True) if not known]
     if unknown:
         console.print(f"{model.name} knows no word of {', '.join(unknown)}: never named")
-    cache = begin(out, dense, superpoints, source, options.force)
+    if options.force:
+        clear(out)
+    components = image_components(options, config, out, source, device)
+    cache = begin(out, cache_head(dense, source.labels, superpoints, components), components, source)
     with bar("scores") as progress:
-        made = make_scores(cache, dense, superpoints, workers=options.workers, progress=progress)
+        made = make_scores(cache, dense, superpoints, components=components, workers=options.workers, progress=progress)
     console.print(f"{out}: {made} scans scored, {len(source) - made} were there", soft_wrap=True)
     draw = label_draw(config, source)
     with bar("calibration") as progress:
@@ -169,7 +203,7 @@ def run(options: argparse.Namespace) -> Report:
     with atomic_output(out / "report.json", force=True) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if options.pictures is not None:
-        draw_pictures(options.pictures, max(1, options.picture_scans), cache, dense, calibration)
+        draw_pictures(options.pictures, max(1, options.picture_scans), cache, dense, calibration, components)
     return report
 
 

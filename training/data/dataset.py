@@ -30,6 +30,7 @@ from training.data.hints import (
     Hints,
     LocalHints,
     LocalView,
+    Seen,
     TeacherView,
     collate_hints,
     collate_views,
@@ -37,12 +38,13 @@ from training.data.hints import (
     local_hints,
     teacher_view,
 )
-from training.data.image_text import ImageTextCache
+from training.data.image_text import ImageTextCache, calibrate
 from training.data.pair_finder import PairFinder
 from training.data.pairs import ExamplePairs, Pairs, collate_pairs, join, thin
 from training.data.scan import Scan, make_scan
 from training.data.source import Source
 from training.data.spread import SpreadLabels, spread_labels
+from training.scheme.calibration_map import ABSENT
 
 _Part = TypeVar("_Part")
 _Whole = TypeVar("_Whole")
@@ -142,7 +144,8 @@ class TrainingStream(Dataset[Example]):
         self.source, self.draw, self.config, self.grid, self.image_text = source, draw, config, grid, image_text
         cache = config.data.cache
         self._views: dict[int, tuple[Scan, Voxels]] = {}
-        self._spreads: dict[int, SpreadLabels] = {}
+        self._said: dict[int, LocalHints] = {}
+        self._calibration = None if image_text is None else calibrate(image_text, draw, config.pseudo)
         self._finder = PairFinder(source, config.images, cache=cache) if uses_images(config) else None
         if self._finder is not None and not source[0].views:
             raise ConfigError(
@@ -184,18 +187,20 @@ class TrainingStream(Dataset[Example]):
 
     def _hints(self, index: int) -> LocalHints:
         """What images and drawn labels say about the points of a recorded scan."""
-        seen = None if self.image_text is None else self.image_text.scan(index)
-        spread = self._spread(index) if spreads_labels(self.config) else None
-        return local_hints(seen, spread, len(self.source.labels))
-
-    def _spread(self, index: int) -> SpreadLabels:
-        if index in self._spreads:
-            return self._spreads[index]
-        scan = self.scan(index)
-        told, odds = spread_labels(scan.points, scan.target, len(self.source.labels), self.config.pseudo.spread)
-        made = SpreadLabels(scan.index[told], odds)
+        if index in self._said:
+            return self._said[index]
+        seen = spread = None
+        if self.image_text is not None and self._calibration is not None:
+            rows, scores = self.image_text.scan(index)
+            said = scores[:, : len(self.source.labels)].max(1, initial=ABSENT) > ABSENT
+            seen = Seen(rows[said], *self._calibration.apply(scores[said]))
+        if spreads_labels(self.config):
+            scan, classes = self.scan(index), len(self.source.labels)
+            told, odds = spread_labels(scan.points, scan.target, classes, self.config.pseudo.spread)
+            spread = SpreadLabels(scan.index[told], odds)
+        made = local_hints(seen, spread, len(self.source.labels))
         if self.config.data.cache:
-            self._spreads[index] = made
+            self._said[index] = made
         return made
 
     def _recorded(self, index: int) -> tuple[Scan, Voxels]:

@@ -14,7 +14,6 @@ from mdkt_ros.sparse.tensor import SparseTensor
 from mdkt_ros.voxels import Voxels, collate
 from training.data.scan import Scan
 from training.data.spread import SpreadLabels
-from training.scheme.calibration import ABSENT
 
 _ALONE = 2.0
 """Log-odds from which the labels around a point are believed without an image."""
@@ -25,13 +24,19 @@ class LocalHints(NamedTuple):
 
     Attributes:
         row: (P,) int64 of the points or voxels, ascending.
-        score: (P, C) float32 similarity of what the images show there to each class; `ABSENT` where none shows it.
+        probability: (P, C) float32 of each class by what the images show, calibrated; zeros where none shows it.
+        weight: (P,) float32 trust in the likeliest class, see `Calibration.apply`.
         log_odds: (P, C) float32 of the drawn labels around, see `spread_labels`; 0 where there are none.
     """
 
     row: npt.NDArray[np.int64]
-    score: npt.NDArray[np.float32]
+    probability: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
     log_odds: npt.NDArray[np.float32]
+
+    def at(self, row: npt.NDArray[np.int64], chosen: npt.NDArray[np.integer]) -> LocalHints:
+        """Those of the places `chosen` (Q,), about the points or voxels `row` (Q,)."""
+        return LocalHints(row, self.probability[chosen], self.weight[chosen], self.log_odds[chosen])
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class Hints:
     """`LocalHints` of a batch; rows are of the batch's voxels."""
 
     row: Tensor
-    score: Tensor
+    probability: Tensor
+    weight: Tensor
     log_odds: Tensor
 
     def to(self, device: torch.device) -> Hints:
-        return Hints(self.row.to(device), self.score.to(device), self.log_odds.to(device))
+        return Hints(*(each.to(device) for each in (self.row, self.probability, self.weight, self.log_odds)))
 
 
 @dataclass(frozen=True)
@@ -70,27 +76,33 @@ class LocalView:
     row: npt.NDArray[np.int64]
 
 
-def local_hints(
-    seen: tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]] | None, spread: SpreadLabels | None, classes: int
-) -> LocalHints:
+class Seen(NamedTuple):
+    """What the image-text model says of the points `row` (P,): `probability` (P, C) and `weight` (P,)."""
+
+    row: npt.NDArray[np.int64]
+    probability: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
+
+
+def local_hints(seen: Seen | None, spread: SpreadLabels | None, classes: int) -> LocalHints:
     """What there is about the points of one recorded scan.
 
     Args:
-        seen: rows (P,) and scores (P, C) of the image-text model, None where there is none.
+        seen: of the image-text model, None where there is none.
         spread: what drawn labels say, None where they are not spread. Where no image shows a point and the labels are
             far it is left out: hardly anything is known about it.
         classes: C.
     """
-    none = (np.zeros(0, np.int64), np.zeros((0, classes), np.float32))
-    rows, scores = none if seen is None else seen
-    told, odds = none if spread is None else spread
-    kept = np.isin(told, rows) | (odds.max(1, initial=0) >= _ALONE)
-    every = np.union1d(rows, told[kept])
-    score = np.full((len(every), classes), ABSENT, dtype=np.float32)
-    score[np.searchsorted(every, rows)] = scores
-    log_odds = np.zeros((len(every), classes), dtype=np.float32)
-    log_odds[np.searchsorted(every, told[kept])] = odds[kept]
-    return LocalHints(every, score, log_odds)
+    nothing = np.zeros((0, classes), np.float32)
+    seen = Seen(np.zeros(0, np.int64), nothing, nothing[:, 0]) if seen is None else seen
+    told, odds = (seen.row[:0], nothing) if spread is None else spread
+    kept = np.isin(told, seen.row) | (odds.max(1, initial=0) >= _ALONE)
+    every = np.union1d(seen.row, told[kept])
+    hints = LocalHints(every, *(np.zeros((len(every), *shape), np.float32) for shape in ((classes,), (), (classes,))))
+    at = np.searchsorted(every, seen.row)
+    hints.probability[at], hints.weight[at] = seen.probability, seen.weight
+    hints.log_odds[np.searchsorted(every, told[kept])] = odds[kept]
+    return hints
 
 
 def join_hints(scan: Scan, voxels: Voxels, parts: tuple[LocalHints, ...]) -> LocalHints:
@@ -101,18 +113,15 @@ def join_hints(scan: Scan, voxels: Voxels, parts: tuple[LocalHints, ...]) -> Loc
         voxel = np.where(found >= 0, voxels.point_to_voxel[found], -1)
         # The first point of a voxel speaks for it.
         row, first = np.unique(voxel, return_index=True)
-        first = first[row >= 0]
-        joined.append(LocalHints(row[row >= 0], hints.score[first], hints.log_odds[first]))
-    row, first = np.unique(np.concatenate([hints.row for hints in joined]), return_index=True)
-    score, odds = (np.concatenate([hints[column] for hints in joined])[first] for column in (1, 2))
-    return LocalHints(row, score, odds)
+        joined.append(hints.at(row[row >= 0], first[row >= 0]))
+    every = LocalHints(*(np.concatenate(column) for column in zip(*joined, strict=True)))
+    return every.at(*np.unique(every.row, return_index=True))
 
 
 def collate_hints(parts: list[LocalHints], offsets: npt.NDArray[np.int64]) -> Hints:
     """Join the hints of a batch's examples, in order; `offsets`: first voxel of each."""
-    row = np.concatenate([part.row + offset for part, offset in zip(parts, offsets, strict=False)])
-    score, odds = (torch.from_numpy(np.concatenate([part[column] for part in parts])) for column in (1, 2))
-    return Hints(torch.from_numpy(row), score, odds)
+    moved = [part._replace(row=part.row + offset) for part, offset in zip(parts, offsets, strict=False)]
+    return Hints(*(torch.from_numpy(np.concatenate(column)) for column in zip(*moved, strict=True)))
 
 
 def teacher_view(scan: Scan, voxels: Voxels, recorded: tuple[tuple[Scan, Voxels], ...]) -> LocalView:

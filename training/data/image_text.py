@@ -24,7 +24,8 @@ from mdkt_ros.output import atomic_output
 from training.data.draw import LabelDraw
 from training.data.image_text_head import HEAD, CacheHead, frame_digest, read_head
 from training.data.source import Source
-from training.scheme.calibration import ABSENT, Calibration, fit_calibration
+from training.scheme.calibration import Calibration, fit_calibration
+from training.scheme.calibration_map import ABSENT
 from training.scheme.config import PseudoConfig
 
 _LABELS_OF_A_SCAN = 2000
@@ -91,8 +92,9 @@ class ImageTextCache:
         """Scores of a scan's points.
 
         Returns:
-            (P,) int64 rows of the points in the recorded scan, ascending: those that a camera sees; and (P, C) float32
-            cosines, `ABSENT` (-1) for classes that are not in the image. A point of several images has their mean.
+            (P,) int64 rows of the points in the recorded scan, ascending: those that a camera sees; and (P, C + K)
+            float32: cosines to the C classes, `ABSENT` (-1) for those that are not in the image, and K components of
+            the image's own features. A point of several images has their mean.
 
         Raises:
             ConfigError: the scan is not in the cache, or its file is damaged or of other settings.
@@ -110,7 +112,7 @@ class ImageTextCache:
             )
 
     def write(self, index: int, frame: Frame, rows: Rows, scores: Scores) -> None:
-        """Store the scores (P, C) of the points `rows` (P,) of a scan, whole or not at all. Raises OutputError."""
+        """Store the scores (P, C + K) of the points `rows` (P,) of a scan, whole or not at all. Raises OutputError."""
         path = self.path(index)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {"rows": rows.astype(np.uint32), "scores": scores.astype(np.float16)}
@@ -148,7 +150,7 @@ def combine(rows: Sequence[Rows], scores: Sequence[Scores], classes: int) -> tup
     Args:
         rows: of each image, (P_i,) the points that it shows.
         scores: of each image, (P_i, C); NaN for classes that are not in it.
-        classes: C.
+        classes: C, or C + K with components.
 
     Returns:
         (P,) int64 points, ascending, and (P, C) float32: the mean over the images that have the class, `ABSENT` where
@@ -169,7 +171,7 @@ def combine(rows: Sequence[Rows], scores: Sequence[Scores], classes: int) -> tup
 def labelled_scores(
     cache: ImageTextCache, draw: LabelDraw, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Scores, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Scores at the drawn labels in view: scores (L, C), class ids (L,), scan of each (L,).
+    """Scores at the drawn labels in view: scores (L, C + K), class ids (L,), scan of each (L,).
 
     Of a draw that labels whole scans, a part of some scans.
     """
@@ -178,7 +180,7 @@ def labelled_scores(
     whole = not len(draw.indices)
     if whole:
         scans = scans[np.unique(np.linspace(0, len(scans) - 1, _WHOLE_SCANS).astype(int))]
-    scores: list[Scores] = [np.zeros((0, len(cache.head.classes)), np.float32)]
+    scores: list[Scores] = [np.zeros((0, cache.head.columns), np.float32)]
     labels, groups = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
     for done, scan in enumerate(scans.tolist(), 1):
         seen, values = cache.scan(scan)

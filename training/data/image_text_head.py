@@ -42,6 +42,11 @@ class CacheHead:
     text: Tensor
 
     @property
+    def columns(self) -> int:
+        """C + K: of the scores, those of the classes and the components after them."""
+        return len(self.classes) + int(self.settings.get("components", {}).get("count", 0))
+
+    @property
     def key(self) -> str:
         """16 hex digits of the settings."""
         return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,21 @@ def read_shots(frame: Frame) -> list[Shot]:
     return shots
 
 
-def cache_head(dense: DenseClip, labels: LabelSpace, superpoints: Superpoints) -> CacheHead:
+class Components(Protocol):
+    """See `training.data.image_components.ImageComponents`."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def at(self, image: npt.NDArray[np.uint8], pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]: ...
+
+
+def cache_head(
+    dense: DenseClip, labels: LabelSpace, superpoints: Superpoints, components: Components | None = None
+) -> CacheHead:
     """What a cache of the scores that `dense` gives the classes of a label space says about itself."""
     model, text = dense.model, dense.text
     settings: dict[str, Any] = {
@@ -71,6 +85,7 @@ def cache_head(dense: DenseClip, labels: LabelSpace, superpoints: Superpoints) -
         "classes": list(labels.names),
         **dense.settings,
         "superpoints": asdict(superpoints),
+        **({} if components is None else {"components": components.settings}),
     }
     return CacheHead(
         settings=settings,
@@ -87,8 +102,8 @@ def as_images(images: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def score_shots(dense: DenseClip, shots: Sequence[Shot]) -> tuple[Rows, Scores]:
-    """Rows (P,) and scores (P, C) of the points that any of the images shows, as a cache holds them."""
+def score_shots(dense: DenseClip, shots: Sequence[Shot], components: Components | None = None) -> tuple[Rows, Scores]:
+    """Rows (P,) and scores (P, C + K) of the points that any of the images shows, as a cache holds them."""
     rows, scores = [], []
     for size in sorted({shot.image.shape for shot in shots}):
         alike = [shot for shot in shots if shot.image.shape == size]
@@ -96,8 +111,11 @@ def score_shots(dense: DenseClip, shots: Sequence[Shot]) -> tuple[Rows, Scores]:
         maps = dense.scores(as_images([shot.image for shot in alike]))
         for number, shot in enumerate(alike):
             rows.append(shot.rows)
-            scores.append(maps.at(number, shot.pixels))
-    return combine(rows, scores, len(dense.text.known))
+            seen = [maps.at(number, shot.pixels)]
+            if components is not None:
+                seen.append(components.at(shot.image, shot.pixels))
+            scores.append(np.hstack(seen))
+    return combine(rows, scores, len(dense.text.known) + (0 if components is None else components.count))
 
 
 def make_scores(
@@ -105,15 +123,17 @@ def make_scores(
     dense: DenseClip,
     superpoints: Superpoints,
     *,
+    components: Components | None = None,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Score the scans that a cache lacks. Returns how many.
 
     Args:
-        cache: of the source, with the head of `dense` and `superpoints`.
+        cache: of the source, with the head of `dense`, `superpoints` and `components`.
         dense: the image-text model.
         superpoints: whose scores are averaged.
+        components: of the images' own features, behind the scores.
         workers: threads that read scans and images ahead.
         progress: called with scans done, those that were there included, and all scans.
 
@@ -127,7 +147,7 @@ def make_scores(
         images += len(shots)
         if done == _SCANS_TO_TRY and not images and len(missing) == scans:
             raise ConfigError(_no_images(cache.source, done))
-        rows, scores = score_shots(dense, shots)
+        rows, scores = score_shots(dense, shots, components)
         cache.write(index, frame, rows, superpoints.average(frame.points[rows], scores))
         if progress is not None:
             progress(scans - len(missing) + done, scans)

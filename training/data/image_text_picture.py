@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from mdkt_ros.drive.frame import Frame
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.output import atomic_output
 from mdkt_ros.render.overlay import overlay
 from mdkt_ros.render.style import display_palette
-from training.data.image_text_maker import Shot, as_images, read_shots
+from training.data.image_text_maker import Components, Shot, as_images, read_shots
 from training.data.image_text_report import named
-from training.scheme.calibration import ABSENT, Calibration
-from training.scheme.dense_clip import DenseClip, ScoreMaps
+from training.scheme.calibration import Calibration
+from training.scheme.calibration_map import ABSENT
+from training.scheme.dense_clip import DenseClip
 
 _ALPHA = 0.6
+_ROWS = 128
+"""Rows of an image that are labelled at once."""
 
 
 def picture(
@@ -30,6 +31,7 @@ def picture(
     rows: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
     labels: LabelSpace,
+    components: Components | None = None,
 ) -> Image.Image | None:
     """A row an image: left what the model says of every place, right the labels that the points get.
 
@@ -39,6 +41,7 @@ def picture(
         frame: the scan.
         rows, scores: of its points, as the cache holds them.
         labels: palette.
+        components: of the images' own features, where the cache has them.
 
     Returns:
         None for a scan without images.
@@ -50,7 +53,7 @@ def picture(
     class_id[rows] = named(*calibration.apply(scores))
     panels = [
         (
-            _dense_labels(dense, calibration, shot, labels),
+            _dense_labels(dense, calibration, shot, labels, components),
             overlay(shot.image, shot.camera, frame.points, class_id, labels),
         )
         for shot in shots
@@ -71,14 +74,21 @@ def write_picture(path: Path, image: Image.Image) -> None:
         image.save(temporary, format="PNG")
 
 
-def _dense_labels(dense: DenseClip, calibration: Calibration, shot: Shot, labels: LabelSpace) -> Image.Image:
-    maps: ScoreMaps = dense.scores(as_images([shot.image]))
-    scores = maps.scores[0].clone()
-    scores[torch.from_numpy(~maps.present[0])] = ABSENT
+def _dense_labels(
+    dense: DenseClip, calibration: Calibration, shot: Shot, labels: LabelSpace, components: Components | None
+) -> Image.Image:
+    maps = dense.scores(as_images([shot.image]))
     height, width = shot.image.shape[:2]
-    large = F.interpolate(scores[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-    values = large.permute(1, 2, 0).reshape(-1, len(scores)).numpy()
-    class_id = named(*calibration.apply(values)).reshape(height, width)
+    class_id = np.empty((height, width), dtype=np.uint8)
+    columns = np.arange(width)
+    for first in range(0, height, _ROWS):
+        rows = np.arange(first, min(first + _ROWS, height))
+        pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+        scores = maps.at(0, pixels)
+        values = [np.where(np.isnan(scores), np.float32(ABSENT), scores)]
+        if components is not None:
+            values.append(components.at(shot.image, pixels))
+        class_id[rows] = named(*calibration.apply(np.hstack(values))).reshape(len(rows), width)
     color = display_palette(labels)[class_id].astype(np.float32)
     alpha = np.where(class_id == IGNORE, 0, _ALPHA)[..., None]
     mixed = color * alpha + shot.image * (1 - alpha)

@@ -113,7 +113,7 @@ def make_report(
             rows, values = cache.scan(index)
             probability, weight = calibration.apply(values)
             likeliest = named(probability, weight)
-            raw += confusion_matrix(truth[rows], values.argmax(1).astype(np.uint8), classes)
+            raw += confusion_matrix(truth[rows], values[:, :classes].argmax(1).astype(np.uint8), classes)
             calibrated += confusion_matrix(truth[rows], likeliest, classes)
             likeliest[probability.max(1) < limit] = IGNORE
             sure += confusion_matrix(truth[rows], likeliest, classes)

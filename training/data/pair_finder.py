@@ -140,16 +140,21 @@ class PairFinder:
 
 def _shown(number: int, view: View, sight: Sight, scale: float) -> _Shown:
     """Decode and scale the image of a view, the points' pixels with it. Raises DriveError."""
-    picture = Image.fromarray(view.load())
+    image, ratio = scale_image(view.load(), scale)
+    point = np.flatnonzero(sight.visible)
+    # Scaling keeps the corner of the first pixel, (-0.5, -0.5), not its centre.
+    pixel = (sight.projection.pixels[point] + 0.5) * ratio - 0.5
+    return _Shown(number, view.camera.name, image, point.astype(np.int32), pixel.astype(np.float32))
+
+
+def scale_image(image: Pixels, scale: float) -> tuple[Pixels, npt.NDArray[np.float64]]:
+    """An image (H, W, 3) in another size, (3, h, w), and the ratio (2,) of its width and height to those before."""
+    picture = Image.fromarray(image)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     ratio = np.array([size[0] / picture.width, size[1] / picture.height])
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
-    point = np.flatnonzero(sight.visible)
-    # Scaling keeps the corner of the first pixel, (-0.5, -0.5), not its centre.
-    pixel = (sight.projection.pixels[point] + 0.5) * ratio - 0.5
-    image = np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
-    return _Shown(number, view.camera.name, image, point.astype(np.int32), pixel.astype(np.float32))
+    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), ratio
 
 
 def change_color(image: Pixels, amount: float, rng: np.random.Generator) -> Pixels:

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from mdkt_ros.errors import ConfigError
 from training.data.clusters import find_clusters
-from training.scheme.calibration import ABSENT
+from training.scheme.calibration_map import ABSENT
 
 _LARGEST = 12.0
 """Metres: what is longer or wider is no single thing but a row of houses."""

@@ -22,7 +22,6 @@ from training.scheme.agreement import (
     decide,
     safe_negatives,
 )
-from training.scheme.calibration import ABSENT, Calibration
 from training.scheme.contrast import Candidates
 
 _TINY, _MOST_TRUST = 1e-6, 0.95
@@ -62,12 +61,13 @@ class Guide(nn.Module):
         self,
         config: TrainConfig,
         labels: npt.NDArray[np.int64],
-        calibration: Calibration | None,
         processes: Processes,
+        *,
+        text: bool = False,
     ) -> None:
-        """`labels`: (C,) drawn, of each class. `calibration`: of the image-text scores, None where there are none."""
+        """`labels`: (C,) drawn, of each class. `text`: whether there is an image-text model."""
         super().__init__()
-        self.config, self.calibration, self.processes = config, calibration, processes
+        self.config, self.processes = config, processes
         pseudo, classes = config.pseudo, len(labels)
         # Of points that no image shows: as often as the labels have a class, rare ones helped as the images' are.
         prior = ((labels + 1) / (labels + 1).sum()) ** (1 - pseudo.balance)
@@ -78,7 +78,7 @@ class Guide(nn.Module):
             return ClassThresholds(classes, ceiling=pseudo.sure, floor=floor, share=pseudo.share)
 
         self.teacher_sure = thresholds()
-        self.text_sure = thresholds() if calibration is not None else None
+        self.text_sure = thresholds() if text else None
 
     @torch.no_grad()
     def forward(self, teacher: Tensor | None, batch: Batch, step: int) -> Guidance:
@@ -127,12 +127,8 @@ class Guide(nn.Module):
         """What images and the drawn labels around say: probabilities, and how far they can be trusted."""
         if hints is None:
             return None
-        score, odds = hints.score.cpu().numpy(), hints.log_odds.cpu().numpy()
-        seen = np.flatnonzero(score.max(1, initial=ABSENT) > ABSENT)
-        probability = np.tile(self.prior, (len(score), 1))
-        weight = np.zeros(len(score), dtype=np.float32)
-        if self.calibration is not None:
-            probability[seen], weight[seen] = self.calibration.apply(score[seen])
+        known, weight, odds = (each.cpu().numpy() for each in (hints.probability, hints.weight, hints.log_odds))
+        probability, weight = np.where(known.any(axis=1, keepdims=True), known, self.prior), weight.copy()
         told = odds.max(1, initial=0) > 0
         logits = np.log(np.maximum(probability[told], _TINY)) + odds[told]
         posterior = np.exp(logits - logits.max(1, keepdims=True))

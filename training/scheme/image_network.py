@@ -32,6 +32,7 @@ class ImageNetwork(nn.Module):
         channels: of every level.
         strides: of the levels, 4 to 32.
         name: of the timm model.
+        stages: numbers of the backbone's feature maps that the levels are made of.
         pretrained: whether the backbone began with weights.
     """
 
@@ -70,8 +71,8 @@ class ImageNetwork(nn.Module):
         info = backbone.feature_info
         # Where several stages share a stride, the last has seen most.
         last = {stride: number for number, stride in enumerate(info.reduction())}
-        self._stages = [last[stride] for stride in STRIDES]
-        self.lateral = nn.ModuleList(nn.Conv2d(info.channels()[stage], channels, 1) for stage in self._stages)
+        self.stages = [last[stride] for stride in STRIDES]
+        self.lateral = nn.ModuleList(nn.Conv2d(info.channels()[stage], channels, 1) for stage in self.stages)
         self.norm = nn.ModuleList(nn.LayerNorm(channels) for _ in STRIDES)
         mean, std = (backbone.pretrained_cfg[key] for key in ("mean", "std"))
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -101,7 +102,7 @@ class ImageNetwork(nn.Module):
         if not len(images):
             nothing = sum((p.sum() * 0 for p in self.parameters()), start=images.new_zeros(()))
             return [images.new_zeros(0, self.channels, 1, 1) + nothing for _ in STRIDES]
-        maps = self._look(images) if origin is None or not self._keep else self._remember(images, origin)
+        maps = self.maps(images) if origin is None or not self._keep else self._remember(images, origin)
         if self._half:
             maps = [each.to(images.dtype) for each in maps]
         parts = list(zip(maps, self.lateral, self.norm, strict=True))
@@ -117,8 +118,8 @@ class ImageNetwork(nn.Module):
             levels.append(norm(level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
         return levels[::-1]
 
-    def _look(self, images: Tensor) -> list[Tensor]:
-        """The backbone's feature maps of the pyramid's strides."""
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The backbone's feature maps of the pyramid's strides, (I, d, h, w) of images as `forward` takes them."""
         height, width = images.shape[2:]
         images = (images - self.mean) / self.std
         images = F.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
@@ -127,7 +128,7 @@ class ImageNetwork(nn.Module):
             torch.autocast(images.device.type, torch.bfloat16) if self._half else contextlib.nullcontext(),
         ):
             stages = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        return [stages[number] for number in self._stages]
+        return [stages[number] for number in self.stages]
 
     def _remember(self, images: Tensor, origin: Tensor) -> list[Tensor]:
         """The same, of images that were seen before from memory."""
@@ -136,7 +137,7 @@ class ImageNetwork(nn.Module):
         for number, key in enumerate(keys):
             if key not in self._kept:
                 # One by one: the last bits must not depend on which others were new, or a resumed run would differ.
-                self._kept[key] = [each[0].permute(1, 2, 0) for each in self._look(images[number : number + 1])]
+                self._kept[key] = [each[0].permute(1, 2, 0) for each in self.maps(images[number : number + 1])]
         # Stacked with the channels innermost, as they are.
         stages = zip(*(self._kept[key] for key in keys), strict=True)
         return [torch.stack(stage).permute(0, 3, 1, 2) for stage in stages]

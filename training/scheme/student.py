@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mdkt_ros.network import NetworkOutput, PointNetwork
 from training.config import TrainConfig, uses_images, uses_teacher
 from training.data.dataset import Batch, TrainingStream
-from training.data.image_text import calibrate
 from training.optimization import ParameterGroup, half_of_readers
 from training.processes import Processes
 from training.scheme.contrast import Candidates, SemanticContrast
@@ -97,6 +96,5 @@ def make_scheme(config: TrainConfig, network: PointNetwork, stream: TrainingStre
             known=None if head is None else torch.tensor(head.known),
         )
     if uses_teacher(config):
-        calibration = None if image_text is None else calibrate(image_text, stream.draw, config.pseudo)
-        guide = Guide(config, stream.draw.counts.sum(0), calibration, processes)
+        guide = Guide(config, stream.draw.counts.sum(0), processes, text=image_text is not None)
     return Scheme(transfer, contrast, guide)
