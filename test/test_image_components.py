@@ -25,6 +25,7 @@ from training.data.image_components import (
 from training.data.image_text import ImageTextCache, calibrate
 from training.data.image_text_maker import read_shots
 from training.data.pair_finder import scale_image
+from training.data.shape import COLUMNS, shape_columns, shape_measures
 from training.data.source import Source, open_source
 from training.pseudo_labels import label_draw, main
 from training.scheme.backbone import make_backbone
@@ -129,7 +130,8 @@ def test_the_command_stores_them_behind_the_scores(drive: Path, tmp_path: Path, 
     source = open_source(config.data)
     cache = ImageTextCache.open(out, source)
     classes = len(source.labels)
-    assert cache.head.columns == classes + 6
+    assert cache.head.columns == classes + 6 + COLUMNS
+    assert cache.head.pixel_columns == classes + 6
     components = open_components(out, config.image_network, config.images.scale, source, 6, torch.device("cpu"))
     assert cache.head.settings["components"] == components.settings
     rows, values = cache.scan(1)
@@ -139,10 +141,15 @@ def test_the_command_stores_them_behind_the_scores(drive: Path, tmp_path: Path, 
             by_point.setdefault(row, []).append(seen)
     assert rows.tolist() == sorted(by_point)
     wanted = np.stack([np.mean(by_point[row], axis=0) for row in rows.tolist()])
-    np.testing.assert_allclose(values[:, classes:], wanted, atol=1e-3)
+    np.testing.assert_allclose(values[:, classes : classes + 6], wanted, atol=1e-3)
+    shape = shape_columns(shape_measures(source[1].points, source[1].intensity, rows))
+    np.testing.assert_allclose(values[:, classes + 6 :], shape, atol=1e-2)
     assert json.loads((out / "report.json").read_text())["settings"]["components"]["count"] == 6
     assert len(list((tmp_path / "pictures").iterdir())) == 8
-    assert calibrate(cache, label_draw(config, source), config.pseudo).matrix.shape == (classes + 6, classes)
+    assert calibrate(cache, label_draw(config, source), config.pseudo).matrix.shape == (
+        cache.head.columns,
+        classes,
+    )
 
     capsys.readouterr()
     before = (out / BASIS).read_bytes()
@@ -151,7 +158,7 @@ def test_the_command_stores_them_behind_the_scores(drive: Path, tmp_path: Path, 
     assert "holds scores made with other settings (components: " in capsys.readouterr().err
     assert (out / BASIS).read_bytes() == before
     assert main([*other, "--neighbours", "0", "--cluster", "0", "--force", *network]) == 0
-    assert ImageTextCache.open(out, source).head.columns == classes + 7
+    assert ImageTextCache.open(out, source).head.columns == classes + 7 + COLUMNS
     capsys.readouterr()
     assert main(["--out", str(tmp_path / "no"), *model, "--components", "6", *data]) == 1
     assert capsys.readouterr().err == (

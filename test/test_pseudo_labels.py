@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     write_kitti(root / "data", count=4)
     name = write_clip(root / "clip", VIT)
     data = ["data.kind=semantickitti", f"data.root={root / 'data'}", f"data.draws={root / 'draws'}", "data.percent=40"]
-    arguments = ["--model", name, "--device", "cpu", "--full-precision", "--window", "0", *data]
+    arguments = ["--model", name, "--device", "cpu", "--full-precision", "--window", "0", "--no-shape", *data]
     assert (
         main(["--out", str(root / "cache"), "--pictures", str(root / "pictures"), "--picture-scans", "2", *arguments])
         == 0

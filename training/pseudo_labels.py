@@ -8,8 +8,8 @@
 Every scan and image of the recipe's data, once. The scores go to the folder `--out`, which `pseudo.cache` of the recipe
 names for training; a run that was stopped goes on where it was. Then they are calibrated by the recipe's label draw,
 and by nothing else, as training will do it; the figures against the truth, for people to read, go to `report.json`.
-Where the recipe's image network has weights, components of its features are stored beside the scores: the labels may
-tell by them what the text has no word for.
+Beside the scores are stored components of the features of the recipe's image network, where that has weights, and the
+shape of what surrounds each point: the labels may tell by them what the text has no word for.
 Weights are downloaded only when `--pretrained` is the tag of published ones.
 """
 
@@ -71,7 +71,8 @@ def arguments_parser() -> argparse.ArgumentParser:
     add("--absent", type=float, default=0.0, help="drop a class that nowhere in an image is as probable; 0: none")
     add("--neighbours", type=int, default=12, help="average the scores of so many nearest points; 0: of none")
     add("--cluster", type=float, default=0.5, help="average clusters above the ground, metres apart; 0: none")
-    add("--components", type=int, help="of the image network's features, for the labels to use; 0: none; default 64")
+    add("--components", type=int, help="of the image network's features, for the labels to use; 0: none; default 32")
+    add("--no-shape", action="store_true", help="leave out the shape of the points' surroundings")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--full-precision", action="store_true", help="float32 throughout, whatever the hardware is fast in")
     add("--workers", type=int, default=2, help="threads that read scans and images ahead")
@@ -148,16 +149,16 @@ def draw_pictures(
     scans: int,
     cache: ImageTextCache,
     dense: DenseClip,
-    calibration: Calibration,
+    calibrations: tuple[Calibration, Calibration],
     components: ImageComponents | None,
 ) -> None:
-    """Write pictures of some scans, spread over the data."""
+    """Write pictures of some scans, spread over the data. `calibrations`: of points and of pixels."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = np.unique(np.linspace(0, len(cache.source) - 1, scans).astype(int)).tolist()
     with bar("pictures") as progress:
         for done, index in enumerate(chosen, 1):
             frame, seen = cache.source[index], cache.scan(index)
-            image = picture(dense, calibration, frame, *seen, cache.source.labels, components)
+            image = picture(dense, *calibrations, frame, *seen, cache.source.labels, components)
             if image is not None:
                 name = Path(cache.source.names[index]).with_suffix("").as_posix().replace("/", "_")
                 write_picture(folder / f"{name}.png", image)
@@ -187,10 +188,13 @@ def run(options: argparse.Namespace) -> Report:
         console.print(f"{model.name} knows no word of {', '.join(unknown)}: never named")
     if options.force:
         clear(out)
+    shape = not options.no_shape
     components = image_components(options, config, out, source, device)
-    cache = begin(out, cache_head(dense, source.labels, superpoints, components), components, source)
+    cache = begin(out, cache_head(dense, source.labels, superpoints, components, shape=shape), components, source)
     with bar("scores") as progress:
-        made = make_scores(cache, dense, superpoints, components=components, workers=options.workers, progress=progress)
+        made = make_scores(
+            cache, dense, superpoints, components=components, shape=shape, workers=options.workers, progress=progress
+        )
     console.print(f"{out}: {made} scans scored, {len(source) - made} were there", soft_wrap=True)
     draw = label_draw(config, source)
     with bar("calibration") as progress:
@@ -203,7 +207,8 @@ def run(options: argparse.Namespace) -> Report:
     with atomic_output(out / "report.json", force=True) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if options.pictures is not None:
-        draw_pictures(options.pictures, max(1, options.picture_scans), cache, dense, calibration, components)
+        both = calibration, calibrate(cache, draw, config.pseudo, columns=cache.head.pixel_columns)
+        draw_pictures(options.pictures, max(1, options.picture_scans), cache, dense, both, components)
     return report
 
 

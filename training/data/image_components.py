@@ -30,8 +30,8 @@ from training.scheme.config import ImageNetworkConfig
 from training.scheme.image_network import ImageNetwork, build_image_network
 
 BASIS = "components.safetensors"
-COMPONENTS = 64
-"""As many as a few labels can use: on the training towns twice as many found no better labels."""
+COMPONENTS = 32
+"""As many as a few labels can use; each takes two bytes a point. Twice and four times as many were hardly better."""
 _SCANS, _PIXELS = 20, 500
 """Scans, and pixels of each of their images, that the components are found from."""
 _BOUND = 0.99

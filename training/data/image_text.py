@@ -23,6 +23,7 @@ from mdkt_ros.labels import IGNORE
 from mdkt_ros.output import atomic_output
 from training.data.draw import LabelDraw
 from training.data.image_text_head import HEAD, CacheHead, frame_digest, read_head
+from training.data.shape import MEASURES, shape_columns
 from training.data.source import Source
 from training.scheme.calibration import Calibration, fit_calibration
 from training.scheme.calibration_map import ABSENT
@@ -93,14 +94,17 @@ class ImageTextCache:
 
         Returns:
             (P,) int64 rows of the points in the recorded scan, ascending: those that a camera sees; and (P, C + K)
-            float32: cosines to the C classes, `ABSENT` (-1) for those that are not in the image, and K components of
-            the image's own features. A point of several images has their mean.
+            float32: cosines to the C classes, `ABSENT` (-1) for those that are not in the image, components of the
+            image's own features and shape, where the cache has them. A point of several images has their mean.
 
         Raises:
             ConfigError: the scan is not in the cache, or its file is damaged or of other settings.
         """
         _, arrays = self._read(index, ("rows", "scores"))
-        return arrays["rows"].astype(np.int64), arrays["scores"].astype(np.float32)
+        scores = arrays["scores"].astype(np.float32)
+        if self.head.shape:
+            scores = np.hstack([scores[:, :-MEASURES], shape_columns(scores[:, -MEASURES:])])
+        return arrays["rows"].astype(np.int64), scores
 
     def check(self, index: int, frame: Frame) -> None:
         """Raise ConfigError when the scores of a scan were made of other points, images or calibrations than these."""
@@ -112,7 +116,10 @@ class ImageTextCache:
             )
 
     def write(self, index: int, frame: Frame, rows: Rows, scores: Scores) -> None:
-        """Store the scores (P, C + K) of the points `rows` (P,) of a scan, whole or not at all. Raises OutputError."""
+        """Store scores (P, C), components and measures of shape of the points `rows` (P,) of a scan, side by side.
+
+        The file is written whole or not at all. Raises OutputError.
+        """
         path = self.path(index)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, npt.NDArray[Any]] = {"rows": rows.astype(np.uint32), "scores": scores.astype(np.float16)}
@@ -206,6 +213,7 @@ def calibrate(
     draw: LabelDraw,
     config: PseudoConfig,
     *,
+    columns: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
     """Calibrate the scores of a cache by the label draw of its source, which alone is read of the truth.
@@ -214,6 +222,7 @@ def calibrate(
         cache: of the source that the draw was made from.
         draw: the labels.
         config: its `balance`, how far rare classes are helped, and `precision`, below which a class is switched off.
+        columns: of the scores, the first ones, to calibrate by; None: all.
         progress: called with labelled scans done and all.
 
     Raises:
@@ -221,7 +230,7 @@ def calibrate(
     """
     scores, labels, groups = labelled_scores(cache, draw, progress)
     return fit_calibration(
-        scores,
+        scores[:, :columns],
         labels,
         cache.head.classes,
         scale=cache.head.logit_scale,

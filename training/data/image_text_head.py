@@ -16,6 +16,7 @@ from torch import Tensor
 from mdkt_ros.drive.frame import Frame
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.output import atomic_output
+from training.data.shape import COLUMNS
 
 FORMAT = 1
 HEAD, TEXT = "image_text.json", "text.safetensors"
@@ -43,7 +44,17 @@ class CacheHead:
 
     @property
     def columns(self) -> int:
-        """C + K: of the scores, those of the classes and the components after them."""
+        """C + K: of the scores, those of the classes, and components and shape after them."""
+        return self.pixel_columns + (COLUMNS if self.shape else 0)
+
+    @property
+    def shape(self) -> bool:
+        """Whether the shape of the points' surroundings is there."""
+        return "shape" in self.settings
+
+    @property
+    def pixel_columns(self) -> int:
+        """Of these the first ones, which a pixel has, too: all but the shape."""
         return len(self.classes) + int(self.settings.get("components", {}).get("count", 0))
 
     @property

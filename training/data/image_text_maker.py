@@ -21,6 +21,7 @@ from mdkt_ros.errors import ConfigError, DriveError
 from mdkt_ros.labels import LabelSpace
 from training.data.image_text import ImageTextCache, Rows, Scores, combine
 from training.data.image_text_head import CacheHead
+from training.data.shape import MEASURES, shape_measures
 from training.data.source import Source
 from training.data.superpoints import Superpoints
 from training.scheme.dense_clip import DenseClip
@@ -70,9 +71,17 @@ class Components(Protocol):
 
 
 def cache_head(
-    dense: DenseClip, labels: LabelSpace, superpoints: Superpoints, components: Components | None = None
+    dense: DenseClip,
+    labels: LabelSpace,
+    superpoints: Superpoints,
+    components: Components | None = None,
+    *,
+    shape: bool = False,
 ) -> CacheHead:
-    """What a cache of the scores that `dense` gives the classes of a label space says about itself."""
+    """What a cache of the scores that `dense` gives the classes of a label space says about itself.
+
+    `components` and `shape`: what else it holds, see `make_scores`.
+    """
     model, text = dense.model, dense.text
     settings: dict[str, Any] = {
         "weights": model.fingerprint,
@@ -86,6 +95,7 @@ def cache_head(
         **dense.settings,
         "superpoints": asdict(superpoints),
         **({} if components is None else {"components": components.settings}),
+        **({"shape": {"measures": MEASURES}} if shape else {}),
     }
     return CacheHead(
         settings=settings,
@@ -124,16 +134,18 @@ def make_scores(
     superpoints: Superpoints,
     *,
     components: Components | None = None,
+    shape: bool = False,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Score the scans that a cache lacks. Returns how many.
 
     Args:
-        cache: of the source, with the head of `dense`, `superpoints` and `components`.
+        cache: of the source, with the head of all of these.
         dense: the image-text model.
         superpoints: whose scores are averaged.
-        components: of the images' own features, behind the scores.
+        components: of the images' own features, averaged, too, behind the scores.
+        shape: whether `shape_measures` come after them.
         workers: threads that read scans and images ahead.
         progress: called with scans done, those that were there included, and all scans.
 
@@ -148,7 +160,10 @@ def make_scores(
         if done == _SCANS_TO_TRY and not images and len(missing) == scans:
             raise ConfigError(_no_images(cache.source, done))
         rows, scores = score_shots(dense, shots, components)
-        cache.write(index, frame, rows, superpoints.average(frame.points[rows], scores))
+        scores = superpoints.average(frame.points[rows], scores)
+        if shape:
+            scores = np.hstack([scores, shape_measures(frame.points, frame.intensity, rows)])
+        cache.write(index, frame, rows, scores)
         if progress is not None:
             progress(scans - len(missing) + done, scans)
     if missing and len(missing) == scans and not images:

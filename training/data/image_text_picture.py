@@ -27,6 +27,7 @@ _ROWS = 128
 def picture(
     dense: DenseClip,
     calibration: Calibration,
+    of_pixels: Calibration,
     frame: Frame,
     rows: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float32],
@@ -37,7 +38,8 @@ def picture(
 
     Args:
         dense: the image-text model.
-        calibration: of its scores; classes that are switched off are not drawn.
+        calibration: of what the cache holds of a point; classes that are switched off are not drawn.
+        of_pixels: of scores and components alone, for places of the image, which have no shape.
         frame: the scan.
         rows, scores: of its points, as the cache holds them.
         labels: palette.
@@ -53,7 +55,7 @@ def picture(
     class_id[rows] = named(*calibration.apply(scores))
     panels = [
         (
-            _dense_labels(dense, calibration, shot, labels, components),
+            _dense_labels(dense, of_pixels, shot, labels, components),
             overlay(shot.image, shot.camera, frame.points, class_id, labels),
         )
         for shot in shots
