@@ -10,7 +10,7 @@ names for training; a run that was stopped goes on where it was. Then they are c
 and by nothing else, as training will do it; the figures against the truth, for people to read, go to `report.json`.
 Beside the scores are stored components of the features of the recipe's image network, where that has weights, and the
 shape of what surrounds each point: the labels may tell by them what the text has no word for.
-Weights are downloaded only when `--pretrained` is the tag of published ones.
+Weights are downloaded only when `--pretrained` is the tag of published ones, or `image_network.weights` is `timm`.
 """
 
 from __future__ import annotations
