@@ -208,6 +208,17 @@ def test_only_drawn_labels_in_view_calibrate(tmp_path: Path, unit: str, percent:
         np.testing.assert_allclose(s, values, atol=2e-4)
 
 
+def test_of_very_many_labels_each_scan_gives_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scans = source(kitti_frames(4))
+    cache, _ = filled(tmp_path / "cache", scans)
+    draw = draw_labels(scans, 30.0, 0, tmp_path / "draw.npz")
+    _, every, of_all = labelled_scores(cache, draw)
+    monkeypatch.setattr("training.data.image_text._LABELS", 10)
+    scores, labels, groups = labelled_scores(cache, draw)
+    assert np.bincount(groups).tolist() == np.minimum(np.bincount(of_all), 3).tolist()
+    assert len(scores) == len(labels) < len(every)
+
+
 def test_calibration_reads_nothing_of_the_scans(tmp_path: Path):
     scans = source(kitti_frames(6))
     cache, _ = filled(tmp_path / "cache", scans)

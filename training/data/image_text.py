@@ -29,7 +29,8 @@ from training.scheme.calibration import Calibration, fit_calibration
 from training.scheme.calibration_map import ABSENT
 from training.scheme.config import PseudoConfig
 
-_LABELS_OF_A_SCAN = 2000
+_LABELS_OF_A_SCAN, _LABELS = 2000, 200_000
+"""Labels that a calibration asks at most: of a scan where whole scans are labelled, and in all."""
 _WHOLE_SCANS = 200
 
 Rows = npt.NDArray[np.int64]
@@ -89,8 +90,8 @@ class ImageTextCache:
         """Whether the scores of a scan are there."""
         return self.path(index).is_file()
 
-    def scan(self, index: int) -> tuple[Rows, Scores]:
-        """Scores of a scan's points.
+    def scan(self, index: int, points: Rows | None = None) -> tuple[Rows, Scores]:
+        """Scores of a scan's points, or of those of `points` (Q,) alone that a camera sees.
 
         Returns:
             (P,) int64 rows of the points in the recorded scan, ascending: those that a camera sees; and (P, C + K)
@@ -101,10 +102,14 @@ class ImageTextCache:
             ConfigError: the scan is not in the cache, or its file is damaged or of other settings.
         """
         _, arrays = self._read(index, ("rows", "scores"))
-        scores = arrays["scores"].astype(np.float32)
+        rows, stored = arrays["rows"].astype(np.int64), arrays["scores"]
+        if points is not None:
+            kept = np.isin(rows, points)
+            rows, stored = rows[kept], stored[kept]
+        scores = stored.astype(np.float32)
         if self.head.shape:
             scores = np.hstack([scores[:, :-MEASURES], shape_columns(scores[:, -MEASURES:])])
-        return arrays["rows"].astype(np.int64), scores
+        return rows, scores
 
     def check(self, index: int, frame: Frame) -> None:
         """Raise ConfigError when the scores of a scan were made of other points, images or calibrations than these."""
@@ -180,17 +185,17 @@ def labelled_scores(
 ) -> tuple[Scores, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Scores at the drawn labels in view: scores (L, C + K), class ids (L,), scan of each (L,).
 
-    Of a draw that labels whole scans, a part of some scans.
+    Of a draw that labels whole scans, a part of some scans; of very many labels, some of each scan.
     """
     source = cache.source
     scans = np.flatnonzero(draw.counts.any(1))
     whole = not len(draw.indices)
     if whole:
         scans = scans[np.unique(np.linspace(0, len(scans) - 1, _WHOLE_SCANS).astype(int))]
+    most = min(_LABELS_OF_A_SCAN, -(-_LABELS // max(len(scans), 1)))
     scores: list[Scores] = [np.zeros((0, cache.head.columns), np.float32)]
     labels, groups = [np.zeros(0, np.uint8)], [np.zeros(0, np.int64)]
     for done, scan in enumerate(scans.tolist(), 1):
-        seen, values = cache.scan(scan)
         if whole:
             target = draw.target(scan, source[scan].labels, source.names[scan])
             drawn = np.flatnonzero(target != IGNORE)
@@ -198,10 +203,10 @@ def labelled_scores(
         else:
             part = slice(draw.offsets[scan], draw.offsets[scan + 1])
             drawn, classes = draw.indices[part].astype(np.int64), draw.classes[part]
-        _, at, place = np.intersect1d(seen, drawn, assume_unique=True, return_indices=True)
-        some = np.random.default_rng(scan).permutation(len(at))[:_LABELS_OF_A_SCAN]
-        scores.append(values[at[some]])
-        labels.append(classes[place[some]])
+        seen, values = cache.scan(scan, drawn)
+        some = np.random.default_rng(scan).permutation(len(seen))[:most]
+        scores.append(values[some])
+        labels.append(classes[np.searchsorted(drawn, seen[some])])
         groups.append(np.full(len(some), scan, np.int64))
         if progress is not None:
             progress(done, len(scans))
