@@ -23,6 +23,7 @@ from training.data.image_components import (
     save_basis,
 )
 from training.data.image_text import ImageTextCache, calibrate
+from training.data.image_text_head import HEAD
 from training.data.image_text_maker import read_shots
 from training.data.pair_finder import scale_image
 from training.data.shape import COLUMNS, shape_columns, shape_measures
@@ -103,6 +104,7 @@ def test_what_cannot_be_found_is_named(drive: Path, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"--components 100: only \d+ points of 1 scans are in an image"):
         find_components(network, 1.0, few, 100)
     (tmp_path / BASIS).write_bytes(b"rubbish")
+    (tmp_path / HEAD).touch()
     with pytest.raises(ConfigError, match=r"components\.safetensors: damaged"):
         open_components(tmp_path, config_of(drive).image_network, 1.0, source, 8, torch.device("cpu"))
 
@@ -114,6 +116,9 @@ def test_a_cache_goes_on_with_the_components_that_it_was_begun_with(drive: Path,
     width = len(open_components(tmp_path, settings, 1.0, source, 4, device).basis.mean)
     there = Basis(np.zeros(width, np.float32), rng.normal(size=(width, 4)).astype(np.float32))
     save_basis(tmp_path, there)
+    found = open_components(tmp_path, settings, 1.0, source, 4, device)  # left over: there is no cache
+    assert not np.array_equal(found.basis.matrix, there.matrix)
+    (tmp_path / HEAD).touch()
     opened = open_components(tmp_path, settings, 1.0, source, 4, device)
     np.testing.assert_array_equal(opened.basis.matrix, there.matrix)
     assert open_components(tmp_path, settings, 1.0, source, 5, device).count == 5  # of another count: found anew
@@ -157,6 +162,11 @@ def test_the_command_stores_them_behind_the_scores(drive: Path, tmp_path: Path, 
     assert main([*other, "--neighbours", "0", "--cluster", "0", *network]) == 1
     assert "holds scores made with other settings (components: " in capsys.readouterr().err
     assert (out / BASIS).read_bytes() == before
+    missing = [*data, f"image_network.weights={drive / 'gone.safetensors'}"]
+    assert main([*other, "--neighbours", "0", "--cluster", "0", "--force", *missing]) == 1
+    assert "gone.safetensors: no such file (image_network.weights)" in capsys.readouterr().err
+    assert (out / BASIS).read_bytes() == before  # a mistake costs no scores
+    assert 1 in ImageTextCache.open(out, source)
     assert main([*other, "--neighbours", "0", "--cluster", "0", "--force", *network]) == 0
     assert ImageTextCache.open(out, source).head.columns == classes + 7 + COLUMNS
     capsys.readouterr()

@@ -129,13 +129,14 @@ def image_components(
         raise ConfigError(f"--components {count}: the recipe has no image_network.weights, and fresh ones know nothing")
     if count <= 0:
         return None
-    return open_components(out, config.image_network, config.images.scale, source, count, device)
+    there = None if options.force else out
+    return open_components(there, config.image_network, config.images.scale, source, count, device)
 
 
 def begin(out: Path, head: CacheHead, components: ImageComponents | None, source: Source) -> ImageTextCache:
     """The cache to fill. Raises ConfigError when it has other settings or other scans."""
     write_head(out, head)
-    if components is not None and not (out / BASIS).is_file():
+    if components is not None:
         save_basis(out, components.basis)
     cache = ImageTextCache.open(out, source, check=False)
     for index in sorted({0, len(source) - 1}):
@@ -186,11 +187,12 @@ def run(options: argparse.Namespace) -> Report:
     unknown = [name for name, known in zip(source.labels.names, dense.text.known, strict=True) if not known]
     if unknown:
         console.print(f"{model.name} knows no word of {', '.join(unknown)}: never named")
-    if options.force:
-        clear(out)
     shape = not options.no_shape
     components = image_components(options, config, out, source, device)
-    cache = begin(out, cache_head(dense, source.labels, superpoints, components, shape=shape), components, source)
+    head = cache_head(dense, source.labels, superpoints, components, shape=shape)
+    if options.force:
+        clear(out)
+    cache = begin(out, head, components, source)
     with bar("scores") as progress:
         made = make_scores(
             cache, dense, superpoints, components=components, shape=shape, workers=options.workers, progress=progress

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.image_text_model import weights_fingerprint
 from mdkt_ros.output import atomic_output
+from training.data.image_text_head import HEAD
 from training.data.image_text_maker import Shot, read_shots
 from training.data.pair_finder import scale_image
 from training.data.source import Source
@@ -143,15 +144,15 @@ def _some(components: ImageComponents, shot: Shot, rng: np.random.Generator) -> 
 
 
 def open_components(
-    folder: Path, config: ImageNetworkConfig, scale: float, source: Source, count: int, device: torch.device
+    folder: Path | None, config: ImageNetworkConfig, scale: float, source: Source, count: int, device: torch.device
 ) -> ImageComponents:
-    """The components of a cache, as they were found when it was begun; of one that is not there, found now.
+    """The components of a cache, as they were found when it was begun; of one that is not there, or None, found now.
 
     Raises ConfigError and CheckpointError.
     """
     network = build_image_network(config).to(device)
-    path = folder / BASIS
-    basis = _read(path) if path.is_file() else None
+    begun = folder is not None and (folder / HEAD).is_file() and (folder / BASIS).is_file()
+    basis = _read(folder / BASIS) if folder is not None and begun else None
     if basis is None or basis.matrix.shape[1] != count:
         basis = find_components(network, scale, source, count)
     return ImageComponents(network, scale, basis)

@@ -4,9 +4,9 @@ Scores become probabilities by a map that is fitted to the labels and shrunk tow
 scans that it has not seen say (matrix scaling with regularised off-diagonals, arXiv 1910.12656). A class weighs what
 its precision on such labels is, and a class that the model does not recognise here is switched off.
 
-Beside the scores of the C classes there may be K components of the images' own features. What they say of a class is
-learnt from the labels alone: a linear probe that starts from the text's classifier (LP++, arXiv 2404.02285), and takes
-part only where labels that it has not seen say that it helps.
+Beside the scores of the C classes there may be K components: of the images' own features, and of the shape of what
+surrounds a point. What they say of a class is learnt from the labels alone: a linear probe that starts from the text's
+classifier (LP++, arXiv 2404.02285), and takes part only where labels that it has not seen say that it helps.
 """
 
 from __future__ import annotations
