@@ -134,7 +134,7 @@ def perform(run: Run, experiment: Experiment) -> Row:
 def _train(run: Run, experiment: Experiment, out: Path) -> float | None:
     """Run train.py to its end, from where it was if it was begun. Returns its processor seconds if all were here."""
     command = [sys.executable, str(ROOT / "training" / "train.py"), "--config", str(experiment.recipe)]
-    command += [*run.overrides(), *experiment.more, f"out={out}"]
+    command += [*run.overrides(experiment.more), f"out={out}"]
     resumed = (out / "state.safetensors").is_file() and not (experiment.force and (out / "model.safetensors").is_file())
     if resumed:
         command.append("resume=true")

@@ -87,9 +87,14 @@ class Run:
     def __str__(self) -> str:
         return f"{self.method.name} at {self.budget:g} %, seed {self.seed}"
 
-    def overrides(self) -> list[str]:
-        """Settings over the recipe's."""
+    def overrides(self, more: Iterable[str] = ()) -> list[str]:
+        """Settings over the recipe's: `more`, over them what makes the run.
+
+        In this order, since `transfer.offsets=2` for the whole table must not give one-to-one transfer offsets, nor
+        `transfer.weight=16` transfer to the runs without.
+        """
         return [
+            *more,
             *self.method.overrides,
             f"data.percent={self.budget:g}",
             f"data.draw_seed={self.seed}",
@@ -97,12 +102,8 @@ class Run:
         ]
 
     def config(self, more: Iterable[str] = (), recipe: Path = RECIPE) -> TrainConfig:
-        """The settings of the run: the recipe's, over them `more`, over them what makes the method. Raises ConfigError.
-
-        In this order, since `transfer.offsets=2` for the whole table must not give one-to-one transfer offsets, nor
-        `transfer.weight=16` transfer to the runs without.
-        """
-        return load_config(recipe, [*more, *self.overrides()])
+        """The settings of the run: the recipe's and over them `overrides(more)`. Raises ConfigError."""
+        return load_config(recipe, self.overrides(more))
 
 
 def method_named(name: str) -> Method:

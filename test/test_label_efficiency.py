@@ -22,7 +22,7 @@ from bench.methods import METHODS, RECIPE, Run, method_named, plan, settings_dig
 from bench.rows import put_row, read_rows
 from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, OutputError
-from training.config import flatten
+from training.config import flatten, load_config
 from training.losses import TrainingError
 from training.state import load_state
 
@@ -252,6 +252,8 @@ def small(tmp_path: Path) -> Experiment:
 
 @pytest.mark.slow
 def test_a_run_from_recipe_to_row(small: Experiment, tmp_path: Path):
+    # Neither of the two may reach the training: the run's own come last.
+    small = replace(small, more=(*small.more, "data.percent=50", "transfer.weight=2"))
     run = Run(method_named("labels_only"), 10, 3)
     result = perform(run, small)
     assert set(result) > {"method", "budget", "seed", "miou", "miou_in_view", "miou_out_of_view", "iou", "step_ms"}
@@ -261,8 +263,9 @@ def test_a_run_from_recipe_to_row(small: Experiment, tmp_path: Path):
     assert result["image_text_model"] is result["image_weights"] is result["miou_in_view"] is None
     assert result["cpu_minutes"] > 0
     out = small.folder(run)
-    config = yaml.safe_load((out / "config.yaml").read_text())
-    assert (config["seed"], config["data"]["draw_seed"], config["data"]["percent"]) == (3, 3, 10)
+    trained = load_config(out / "config.yaml")
+    assert trained == replace(run.config(small.more, small.recipe), out=str(out))
+    assert (trained.seed, trained.data.draw_seed, trained.data.percent, trained.transfer.weight) == (3, 3, 10, 0)
     # Again: what is trained is only scored.
     log = (out / "log.csv").read_bytes()
     again = perform(run, small)
