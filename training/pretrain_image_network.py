@@ -32,7 +32,7 @@ class BackboneConfig:
     name: str = "resnet18"  # timm model, as image_network.name of a training recipe
     image_size: int = 72  # pixels of a side of what it looks at
     batch_size: int = 128
-    epochs: float = 8.0  # passes over the crops; fractions are allowed
+    epochs: float = 4.0  # passes over the crops; fractions are allowed
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: float = 0.05  # share of the steps
