@@ -106,6 +106,11 @@ class Run:
         return load_config(recipe, self.overrides(more))
 
 
+def budget_of(more: Iterable[str] = (), recipe: Path = RECIPE) -> float:
+    """Percent of the points with a label, as the recipe and the settings over it say. Raises ConfigError."""
+    return load_config(recipe, [*more]).data.percent
+
+
 def method_named(name: str) -> Method:
     """Raises ConfigError that lists the methods when there is none of that name."""
     for method in METHODS:

@@ -30,13 +30,13 @@ if __name__ == "__main__":
 
 import torch
 
-from bench.methods import METHODS, RECIPE, Run, image_text_model
+from bench.methods import METHODS, RECIPE, Run, budget_of, image_text_model
 from bench.rows import write_json
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.workers import worker_pool
 from training.command import exit_code
-from training.config import PLACE_KEYS, TrainConfig, load_config
+from training.config import PLACE_KEYS, TrainConfig
 from training.data.dataset import Batch, TrainingStream, make_batch
 from training.data.source import open_source
 from training.data.towns import make_towns
@@ -132,11 +132,7 @@ def _now(processes: Processes) -> float:
 
 def configs(recipe: Path, more: Sequence[str]) -> dict[str, TrainConfig]:
     """Settings of the parts by title, as in the table of label efficiency. Raises ConfigError."""
-    return {part.title: Run(part, _percent(recipe, more), 0).config(more, recipe) for part in PARTS}
-
-
-def _percent(recipe: Path, more: Sequence[str]) -> float:
-    return float(load_config(recipe, list(more)).data.percent)
+    return {part.title: Run(part, budget_of(more, recipe), 0).config(more, recipe) for part in PARTS}
 
 
 def measure_time(parts: dict[str, TrainConfig], rounds: int, device: str) -> dict[str, Cost]:

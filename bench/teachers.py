@@ -2,6 +2,7 @@
 
     python bench/teachers.py                                    # the recipe of bench/label_efficiency.py, seed 0
     python bench/teachers.py --set transfer.weight=16           # the same, taught harder
+    python bench/teachers.py --set pseudo.weight=0 data.percent=100     # images alone, as many labels as there are
 
 Trains the row "+ image-text pseudo labels" (no contrast, no teacher of its own) and, a few times on the way, compares
 all branches with the truth of every point in view of the training scans, nearly none of which was drawn as a label.
@@ -24,12 +25,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bench.methods import RECIPE, Run, method_named
+from bench.methods import RECIPE, Run, budget_of, method_named
 from bench.step_cost import open_stream
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.labels import IGNORE
 from mdkt_ros.metrics import confusion_matrix, scores
 from training.command import exit_code
+from training.config import TrainConfig
 from training.data.dataset import TrainingStream, make_batch
 from training.data.towns import make_towns
 from training.learner import Learner, make_learner
@@ -79,11 +81,17 @@ def compare(learner: Learner, stream: TrainingStream, scans: Sequence[int]) -> d
     return {name: (scores(c).miou, float(np.trace(c[:, :classes]) / max(c.sum(), 1))) for name, c in total.items()}
 
 
-def bench(recipe: Path, more: Sequence[str], looks: int, scans: int) -> None:
-    """Train and compare. Raises MdktError."""
+def settings(recipe: Path, more: Sequence[str], seed: int) -> tuple[TrainConfig, TrainConfig]:
+    """Of the training, and of the comparison: the scans as recorded, all their labels. Raises ConfigError."""
     method = method_named("image_text")
-    config = Run(method, 0.1, 0).config(more, recipe)
-    told = Run(method, 100.0, 0).config([*more, *AS_RECORDED, "transfer.weight=1"], recipe)
+    trained = Run(method, budget_of(more, recipe), seed).config(more, recipe)
+    compared = Run(method, 100.0, seed).config([*more, *AS_RECORDED, "transfer.weight=1"], recipe)
+    return trained, compared
+
+
+def bench(recipe: Path, more: Sequence[str], seed: int, looks: int, scans: int) -> None:
+    """Train and compare. Raises MdktError."""
+    config, told = settings(recipe, more, seed)
     if config.data.kind == "synthetic":
         make_towns(config.data)
     torch.set_num_threads(1)
@@ -108,12 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="a recipe with all parts on")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings over the recipe's")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and label draw")
     parser.add_argument("--looks", type=int, default=4, help="how often the branches are compared")
     parser.add_argument("--scans", type=int, default=40, help="training scans that they are compared on")
     options = parser.parse_args(arguments)
     if options.looks < 1 or options.scans < 1:
         parser.error("--looks and --scans must be above 0")
-    return exit_code(lambda: bench(options.recipe, options.set, options.looks, options.scans))
+    return exit_code(lambda: bench(options.recipe, options.set, options.seed, options.looks, options.scans))
 
 
 if __name__ == "__main__":

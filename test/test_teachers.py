@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_drives import write_kitti
 
-from bench.teachers import main
+from bench.teachers import main, settings
 
 RECIPE = """
 data: {kind: semantickitti, percent: 50}
@@ -18,6 +18,16 @@ image_network: {channels: 8}
 transfer: {weight: 0.2, scales: [2, 1]}
 pseudo: {weight: 0.5}
 """
+
+
+def test_the_budget_is_the_settings_and_the_comparison_has_the_whole_truth(tmp_path: Path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    for more, percent in (([], 50), (["data.percent=3"], 3)):
+        trained, compared = settings(recipe, more, 4)
+        assert (trained.data.percent, compared.data.percent) == (percent, 100)
+        assert (trained.seed, trained.data.draw_seed, compared.data.draw_seed) == (4, 4, 4)
+        assert (trained.pseudo.weight, compared.pseudo.weight, compared.transfer.weight) == (0.5, 0, 1)
 
 
 @pytest.mark.slow
