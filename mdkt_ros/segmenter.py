@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +18,17 @@ from mdkt_ros.checkpoint_meta import AXES
 from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.intensity import IntensityWarning, intensity_doubt
-from mdkt_ros.labels import IGNORE, LabelSpace
+from mdkt_ros.label_tables import label_tables, take
+from mdkt_ros.labels import LabelSpace
 from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
 from mdkt_ros.prompts import PromptScorer, PromptScores
 from mdkt_ros.resources import weights_dir
 from mdkt_ros.scan_graph import STRIDES, GraphLabels, ScanGraph
 from mdkt_ros.sparse import current_engine, fuse, in_precision, resolve_precision, use_engine
-from mdkt_ros.sparse.parallel import block_threads, share
+from mdkt_ros.sparse.parallel import block_threads
 from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
 
-_BLOCK = 16384
-"""Voxels that are turned into labels at a time on a CPU."""
 SHIPPED = "mdkt_synthetic_kitti.safetensors"
 """The checkpoint that ships with the package, in `resources.weights_dir()`."""
 
@@ -239,7 +237,7 @@ class Segmenter:
                 features = logits.new_zeros(0, self.network.feature_channels[1])
             self._wait()
             inferred = self.clock()
-            class_id, probability, entropy = (_take(table, row_of_point) for table in _tables(logits))
+            class_id, probability, entropy = (take(table, row_of_point) for table in label_tables(logits))
             prompts = None if self.prompts is None else self.prompts(features.float(), row_of_point)
         end = self.clock()
         timings = {
@@ -341,36 +339,3 @@ class Segmenter:
 def _to_device(array: npt.NDArray[np.float32], device: torch.device) -> torch.Tensor:
     # PyTorch takes neither read-only nor backward arrays.
     return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
-
-
-def _tables(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Class, probability and entropy (V + 1,) of each voxel, and last those of a point in no voxel (255, 0, 0)."""
-    count, on_cpu = len(logits), logits.device.type == "cpu"
-    class_id = torch.full((count + 1,), IGNORE, dtype=torch.uint8, device=logits.device)
-    probability, entropy = logits.new_zeros(2, count + 1, dtype=torch.float32)
-    # On a CPU in blocks, whose memory serves the next one: half of the time where the C library gives it back.
-    block = _BLOCK if on_cpu else count
-
-    def fill(first: int, last: int) -> None:
-        for begin in range(first * block, min(last * block, count), block):
-            rows = slice(begin, min(begin + block, count))
-            best, index = logits[rows].float().max(dim=1)
-            shifted = logits[rows].float() - best[:, None]
-            weight = shifted.exp()
-            total = weight.sum(dim=1)
-            nats = (total.log() - shifted.mul_(weight).sum(dim=1) / total).clamp_(min=0)
-            # Logits that are not finite (intensity of 1e30) are no prediction; any one makes the entropy NaN.
-            sound = torch.isfinite(nats)
-            class_id[rows] = torch.where(sound, index, IGNORE)
-            probability[rows] = torch.where(sound, total.reciprocal(), 0)
-            entropy[rows] = torch.where(sound, nats, 0)
-
-    if count:
-        share([block] * -(-count // block), fill, on_cpu)
-    return class_id, probability, entropy
-
-
-def _take(table: torch.Tensor, rows: torch.Tensor) -> npt.NDArray[Any]:
-    """`table[rows]` as an array; a row of -1 is the last."""
-    # NumPy takes a third of the time of PyTorch's indexing.
-    return table.numpy().take(rows.numpy()) if table.device.type == "cpu" else table[rows].cpu().numpy()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mdkt_ros.sparse.native.loops import compiled, sort_above
 
-__all__ = ["average_cells", "number_cells", "sort_above"]
+__all__ = ["average_points", "find_cuts", "number_cells", "place_points", "sort_above"]
 
 Array = npt.NDArray[Any]
 
@@ -60,61 +60,78 @@ def find_cuts(packed: Array, bits: int, cuts: Array, voxels: Array) -> None:  # 
 
 
 @compiled
-def average_cells(
-    packed: Array,
-    bits: int,
+def place_points(
+    packed: Array, bits: int, shape: Array, coordinates: Array, voxel: Array, number: int
+) -> int:  # pragma: no cover - compiled
+    """Number the voxels of sorted `packed` from `number` on, in its order; returns the number after the last.
+
+    Args:
+        shape: (3,) int64 voxels along each axis.
+        coordinates: (V, 3) int32 written from row `number` on.
+        voxel: (N,) int64 written for the points of `packed`.
+    """
+    mask = (np.int64(1) << bits) - 1
+    width, height = np.uint64(shape[1]), np.uint64(shape[2])
+    last = np.int64(-1)
+    number -= 1
+    for value in packed:
+        key = value >> bits
+        if key != last:
+            last = key
+            number += 1
+            column = np.uint64(key) // height
+            x = column // width
+            coordinates[number, 0] = x
+            coordinates[number, 1] = column - x * width
+            coordinates[number, 2] = np.uint64(key) - column * height
+        voxel[value & mask] = number
+    return number + 1
+
+
+@compiled
+def average_points(
+    voxel: Array,
+    first: int,
+    last: int,
     xyz: Array,
     intensity: Array,
     names: Array,
     minimum: Array,
     size: float,
-    shape: Array,
     coordinates: Array,
     means: Array,
-    voxel: Array,
-    number: int,
-) -> int:  # pragma: no cover - compiled
-    """Voxels of sorted `packed`, in its order; returns `number` and how many there are.
+) -> None:  # pragma: no cover - compiled
+    """Mean features of the voxels `first` to `last`; points are added in their order, whose neighbours share voxels.
 
     Args:
+        voxel: (N,) int64 of each point. Those of other voxels may be written meanwhile.
         intensity: (N,) float32, or (0,) for none.
         names: (F,) places of the features in `voxels.FEATURES`.
         minimum: (3,) float64 metres. size: of a voxel, metres.
-        coordinates, means: (V', 3) int32 and (V', F) float32 written, V' at least the number of voxels.
-        voxel: (N,) int64 written for the points of `packed`.
-        number: of the first voxel.
+        coordinates: (V, 3) int32. means: (V, F) float32 written in these rows.
     """
-    mask = (np.int64(1) << bits) - 1
-    sums = np.empty(len(names), dtype=np.float64)
-    centre = np.empty(3, dtype=np.float64)
-    at = 0
-    while at < len(packed):
-        key = packed[at] >> bits
-        z = key % shape[2]
-        y = (key // shape[2]) % shape[1]
-        x = key // (shape[2] * shape[1])
-        coordinates[number, 0], coordinates[number, 1], coordinates[number, 2] = x, y, z
-        for axis in range(3):
-            centre[axis] = minimum[axis] + (coordinates[number, axis] + 0.5) * size
-        sums[:] = 0
-        first = at
-        while at < len(packed) and packed[at] >> bits == key:
-            point = packed[at] & mask
-            voxel[point] = number
-            for feature in range(len(names)):
-                name = names[feature]
-                if name < 3:
-                    sums[feature] += np.float64(xyz[point, name])
-                elif name == 3:
-                    if len(intensity) and np.isfinite(intensity[point]):
-                        sums[feature] += np.float64(intensity[point])
-                elif name == 4:
-                    a, b, c = np.float64(xyz[point, 0]), np.float64(xyz[point, 1]), np.float64(xyz[point, 2])
-                    sums[feature] += np.sqrt(a * a + b * b + c * c)
-                else:
-                    sums[feature] += np.float64(xyz[point, name - 5]) - centre[name - 5]
-            at += 1
+    sums = np.zeros((last - first, len(names)), dtype=np.float64)
+    points = np.zeros(last - first, dtype=np.int64)
+    for point in range(len(xyz)):
+        number = voxel[point]
+        if number < first or number >= last:
+            continue
+        row = number - first
+        points[row] += 1
         for feature in range(len(names)):
-            means[number, feature] = sums[feature] / (at - first)
-        number += 1
-    return number
+            name = names[feature]
+            if name < 3:
+                sums[row, feature] += np.float64(xyz[point, name])
+            elif name == 3:
+                if len(intensity) and np.isfinite(intensity[point]):
+                    sums[row, feature] += np.float64(intensity[point])
+            elif name == 4:
+                a, b, c = np.float64(xyz[point, 0]), np.float64(xyz[point, 1]), np.float64(xyz[point, 2])
+                sums[row, feature] += np.sqrt(a * a + b * b + c * c)
+            else:
+                axis = name - 5
+                centre = minimum[axis] + (coordinates[number, axis] + 0.5) * size
+                sums[row, feature] += np.float64(xyz[point, axis]) - centre
+    for row in range(last - first):
+        for feature in range(len(names)):
+            means[first + row, feature] = sums[row, feature] / points[row]

@@ -6,11 +6,9 @@ torch device, so that a scan that is on the GPU stays there.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -19,8 +17,7 @@ import numpy.typing as npt
 import torch
 
 from mdkt_ros.errors import CloudError, ConfigError
-from mdkt_ros.sparse.backend import EngineUnavailable
-from mdkt_ros.sparse.loaders import check_numba
+from mdkt_ros.sparse.loaders import compiled_loops
 from mdkt_ros.sparse.parallel import cpu_threads, share
 from mdkt_ros.sparse.tensor import SparseTensor
 from mdkt_ros.voxel_grid import VoxelGrid
@@ -120,21 +117,11 @@ def voxelize(
     """
     names = check_features(features)
     xyz, values = check_points(points, intensity)
-    loops = _compiled_loops()
+    loops = compiled_loops("mdkt_ros.voxel_loops")
     bits = len(xyz).bit_length()
     if loops is not None and math.prod(grid.shape).bit_length() + bits <= 63:
         return _voxelize_compiled(loops, xyz, values, grid, names, bits)
     return _voxelize_numpy(xyz, values, grid, names)
-
-
-@lru_cache(maxsize=1)
-def _compiled_loops() -> ModuleType | None:
-    """The compiled loops, where numba is installed: a third of the time."""
-    try:
-        check_numba()
-        return importlib.import_module("mdkt_ros.voxel_loops")
-    except (EngineUnavailable, ImportError):
-        return None
 
 
 def _voxelize_compiled(
@@ -162,12 +149,13 @@ def _voxelize_compiled(
     loops.find_cuts(packed, bits, cuts, before)
 
     def average(first: int, last: int) -> int:
-        return int(
-            loops.average_cells(
-                packed[cuts[first] : cuts[last]], bits, xyz, values, places, minimum, grid.voxel_size, shape,
-                coordinates, means, point_to_voxel, before[first],
-            )
-        )  # fmt: skip
+        begin = int(before[first])
+        piece = packed[cuts[first] : cuts[last]]
+        end: int = loops.place_points(piece, bits, shape, coordinates, point_to_voxel, begin)
+        loops.average_points(
+            point_to_voxel, begin, end, xyz, values, places, minimum, grid.voxel_size, coordinates, means
+        )
+        return end
 
     count = share(np.diff(cuts).tolist(), average)[-1]
     return Voxels(coordinates[:count], means[:count], point_to_voxel)

@@ -52,16 +52,6 @@ def test_every_point_gets_what_the_network_says_of_its_voxel(segmenter: Segmente
     assert stages == pytest.approx(result.timings["total"])
 
 
-def test_blocks_of_voxels_change_no_bit(monkeypatch) -> None:
-    logits = torch.randn((1000, 5), generator=torch.Generator().manual_seed(0))
-    logits[17, 2] = torch.inf
-    whole = module._tables(logits)
-    for block in (1, 7, 333, 1000):
-        monkeypatch.setattr(module, "_BLOCK", block)
-        for found, expected in zip(module._tables(logits), whole, strict=True):
-            assert torch.equal(found, expected)
-
-
 def test_order_follows_the_points(segmenter: Segmenter) -> None:
     points, intensity = scan()
     order = np.random.default_rng(2).permutation(len(points))
@@ -138,16 +128,6 @@ def test_any_values_keep_the_contract(segmenter: Segmenter, table: np.ndarray) -
     assert (result.probability[~labelled] == 0).all()
     assert (result.entropy >= 0).all()
     assert (result.entropy <= np.log(19) + 1e-5).all()
-
-
-def test_logits_that_are_not_finite_are_no_prediction() -> None:
-    nan, inf = float("nan"), float("inf")
-    logits = torch.tensor([[0.0, np.log(3.0), -200.0], [0, nan, 0], [0, inf, 0], [0, 1, -inf], [inf, inf, inf]])
-    class_id, probability, entropy = module._tables(logits)
-    assert class_id.tolist() == [1, 255, 255, 255, 255, 255]
-    assert probability.tolist() == pytest.approx([0.75, 0, 0, 0, 0, 0])
-    nats = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
-    assert entropy.tolist() == pytest.approx([nats, 0, 0, 0, 0, 0])
 
 
 def test_absurd_intensity_gives_a_label_or_none_but_no_nan(segmenter: Segmenter) -> None:

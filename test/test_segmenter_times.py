@@ -19,8 +19,8 @@ def segmenter():
 
 
 def test_small_operations_are_not_split_over_threads_that_a_busy_machine_does_not_run(segmenter, monkeypatch):
-    seen, tables, threads = [], module._tables, torch.get_num_threads()
-    monkeypatch.setattr(module, "_tables", lambda logits: seen.append(torch.get_num_threads()) or tables(logits))
+    seen, tables, threads = [], module.label_tables, torch.get_num_threads()
+    monkeypatch.setattr(module, "label_tables", lambda logits: seen.append(torch.get_num_threads()) or tables(logits))
     torch.set_num_threads(2)
     try:
         segmenter.segment(POINTS, np.ones(400, np.float32))

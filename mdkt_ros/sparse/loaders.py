@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 import torch
 
@@ -27,6 +30,16 @@ def check_numba() -> None:
         raise EngineUnavailable("numba is not installed; `pip install numba`") from None
     if tuple(int(part) for part in found.split(".")[:2]) < _NUMBA:
         raise EngineUnavailable(f"numba {found} is too old, {_NUMBA[0]}.{_NUMBA[1]} would do; `pip install -U numba`")
+
+
+@cache
+def compiled_loops(module: str) -> ModuleType | None:
+    """The module of that name, whose loops numba compiles; None where numba is missing, too old or refuses NumPy."""
+    try:
+        check_numba()
+        return importlib.import_module(module)
+    except (EngineUnavailable, ImportError):
+        return None
 
 
 def _native(device: torch.device) -> Backend:

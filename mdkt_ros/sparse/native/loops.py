@@ -68,36 +68,38 @@ def pack_keys(
     return ascending
 
 
-_DIGIT = 11
-"""Bits that a pass of `sort_above` sorts by at most: its counters stay in a first-level cache."""
+_DIGIT = 14
+"""Bits that a pass of `sort_above` sorts by at most: two passes for the voxels of a scan."""
 
 
 @compiled
 def sort_above(values: _Keys, low: int, high: int) -> _Keys:  # pragma: no cover - compiled
-    """Values (N,) >= 0 in the order of their bits `low` to `high`, equal ones in the order in which they come.
+    """Values (N,) >= 0, N < 2**32, in the order of their bits `low` to `high`, equal ones as they come.
 
-    A radix sort from the lowest digit up, a third of the time of NumPy's for keys of 28 bits.
+    A radix sort from the lowest digit up. Indices without a sign spare a test for negative ones at every access.
     """
     passes = max(-(-(high - low) // _DIGIT), 1)
     digit = max(-(-(high - low) // passes), 1)
-    mask = (np.int64(1) << digit) - 1
-    ends = np.zeros((passes, mask + 1), dtype=np.int64)
+    buckets = 1 << digit
+    mask = np.uint64(buckets - 1)
+    ends = np.zeros((passes, buckets), dtype=np.uint32)
     for value in values:
-        rest = value >> low
+        rest = np.uint64(value) >> np.uint64(low)
         for number in range(passes):
-            ends[number, rest & mask] += 1
-            rest >>= digit
+            ends[number, rest & mask] += np.uint32(1)
+            rest >>= np.uint64(digit)
     given, taken = values, np.empty_like(values)
     for number in range(passes):
-        shift = low + number * digit
+        shift = np.uint64(low + number * digit)
         places = ends[number]
-        before = 0
-        for bucket in range(mask + 1):
+        before = np.uint32(0)
+        for bucket in range(buckets):
             before, places[bucket] = before + places[bucket], before
         for value in given:
-            bucket = (value >> shift) & mask
-            taken[places[bucket]] = value
-            places[bucket] += 1
+            digits = (np.uint64(value) >> shift) & mask
+            place = places[digits]
+            taken[np.uint64(place)] = value
+            places[digits] = place + np.uint32(1)
         given, taken = taken, (np.empty_like(values) if number == 0 and passes > 1 else given)
     return given
 
