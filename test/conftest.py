@@ -115,3 +115,13 @@ def town():
     from mdkt_ros.drive.synthetic.town import build_town
 
     return build_town(SEED)
+
+
+@pytest.fixture(scope="session")
+def city():
+    """The same streets with nuScenes' traffic and furniture."""
+    pytest.importorskip("embreex", reason="synthetic drives need the extra `synthetic` (embreex)")
+    from mdkt_ros.drive.synthetic.mix import CITY
+    from mdkt_ros.drive.synthetic.town import build_town
+
+    return build_town(SEED, CITY)

@@ -12,8 +12,6 @@ pytest.importorskip("embreex", reason="synthetic drives need the extra `syntheti
 
 from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.synthetic import SyntheticDrive, synthesize
-from mdkt_ros.drive.synthetic.mix import CITY
-from mdkt_ros.drive.synthetic.town import build_town
 from mdkt_ros.errors import ConfigError, OutputError
 
 
@@ -24,11 +22,11 @@ def digest(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "scans"), [("semantickitti", 2), ("nuscenes", 1)])
-def test_same_seed_same_bytes_and_they_read_back(tmp_path, town, form, scans):
+def test_same_seed_same_bytes_and_they_read_back(tmp_path, request, form, scans):
     seen = []
     # Once from nothing, once in a town that has served other drives: neither may leave a trace in the other.
     options = {"format": form, "seed": SEED, "scans": scans, "beams": 16}
-    used = town if form == "semantickitti" else build_town(SEED, CITY)
+    used = request.getfixturevalue("town" if form == "semantickitti" else "city")
     other = SyntheticDrive(SEED, scans=1, town=used, images=False)
     assert len(other[0].points)
     for name, given in (("a", None), ("b", used)):

@@ -9,17 +9,18 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from synthetic_frames import SEED
 
 from mdkt_ros.drive.synthetic import SyntheticDrive
 from mdkt_ros.drive.synthetic.ahead import AheadDrive
 from mdkt_ros.errors import ConfigError, DriveError
 
-SEED, SCANS = 2002, 40
+SCANS = 40
 
 
 @pytest.mark.slow
-def test_frames_are_the_same_and_a_killed_process_is_told():
-    alone = SyntheticDrive(SEED, scans=SCANS, rate_hz=2.0)
+def test_frames_are_the_same_and_a_killed_process_is_told(town):
+    alone = SyntheticDrive(SEED, scans=SCANS, rate_hz=2.0, town=town)
     with AheadDrive(SEED, scans=SCANS, rate_hz=2.0, workers=2, pictured=[1]) as ahead:
         assert (ahead.name, ahead.axes, ahead.intensity_scale) == (alone.name, alone.axes, alone.intensity_scale)
         assert ahead.labels == alone.labels

@@ -9,6 +9,7 @@ from synthetic_frames import SEED, in_world
 pytest.importorskip("embreex", reason="synthetic drives need the extra `synthetic` (embreex)")
 
 from mdkt_ros.drive.synthetic import PRETRAINING_SEEDS, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, SyntheticDrive
+from mdkt_ros.drive.synthetic.drive import MIXES
 from mdkt_ros.drive.synthetic.ground import split
 from mdkt_ros.drive.synthetic.kinds import Kind, raw_nuscenes, raw_semantickitti
 from mdkt_ros.drive.synthetic.town import build_town
@@ -110,12 +111,13 @@ def test_the_vehicle_keeps_to_the_road_and_touches_nothing(town):
                 assert abs(ahead - 1.4) > 2 or abs(beside) > 1.6, thing
 
 
-def test_nuscenes_drives_through_a_city():
+def test_nuscenes_drives_through_a_city(town, city):
     """More of what a suburb has next to none of, on the same streets."""
     kinds = {}
-    for form in ("semantickitti", "nuscenes"):
-        drive = SyntheticDrive(SEED, format=form, scans=4, rate_hz=0.2, images=False)
-        assert [r.offset for r in drive.town.network.roads] == [r.offset for r in build_town(SEED).network.roads]
+    assert MIXES["nuscenes"] == city.mix != town.mix == MIXES["semantickitti"]
+    assert [r.offset for r in city.network.roads] == [r.offset for r in town.network.roads]
+    for form, of in (("semantickitti", town), ("nuscenes", city)):
+        drive = SyntheticDrive(SEED, format=form, scans=4, rate_hz=0.2, images=False, town=of)
         standing = np.bincount(drive.town.static.kind, minlength=len(Kind))
         moving = np.bincount([drive.traffic.stock[m.stock].kind for m in drive.traffic.movers], minlength=len(Kind))
         kinds[form] = standing, moving

@@ -132,8 +132,13 @@ class Network:
         """What the ground is at positions (N, 2)."""
         distance = np.full((len(self.roads), len(xy)), FAR)
         parking = np.full(len(xy), FAR)
+        # Most of ten thousand calls are for a few points next to each other, which most streets are far from.
+        low, high = (xy.min(0).tolist(), xy.max(0).tolist()) if len(xy) else ([0, 0], [0, 0])
         for index, road in enumerate(self.roads):
-            near = np.flatnonzero(np.abs(xy[:, 1 - road.axis] - road.offset) < abs(road.amplitude) + 45)
+            across, reach = 1 - road.axis, abs(road.amplitude) + 45
+            if low[across] - road.offset >= reach or high[across] - road.offset <= -reach:
+                continue
+            near = np.flatnonzero(np.abs(xy[:, across] - road.offset) < reach)
             if not len(near):
                 continue
             local = road.local(xy[near])
