@@ -150,8 +150,9 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The rosbag2 to write.")],
     storage: Annotated[Literal["mcap", "sqlite3"], typer.Option(help="Storage plugin of the bag.")] = "mcap",
     distro: Annotated[
-        Literal["humble", "jazzy", "lyrical"], typer.Option(help="ROS 2 distribution that will play it.")
-    ] = "jazzy",
+        Literal["humble", "jazzy", "lyrical"] | None,
+        typer.Option(help="ROS 2 distribution that will play it; without it, the one sourced here, else jazzy."),
+    ] = None,
     sequence: Annotated[
         str | None,
         typer.Option(help="SemanticKITTI sequence (08) or nuScenes scene (scene-0103); without it, all of them."),

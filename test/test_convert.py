@@ -39,6 +39,19 @@ def read_all(path):
     return found
 
 
+@pytest.mark.parametrize(
+    ("sourced", "version"), [("humble", 8), ("jazzy", 9), ("lyrical", 9), ("some_other", 9), (None, 9)]
+)
+def test_a_bag_is_for_the_distribution_that_is_sourced(tmp_path, monkeypatch, sourced, version):
+    if sourced is None:
+        monkeypatch.delenv("ROS_DISTRO", raising=False)
+    else:
+        monkeypatch.setenv("ROS_DISTRO", sourced)
+    convert(FakeDrive(1), tmp_path / "bag")
+    metadata = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert metadata["version"] == version
+
+
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("distro", ["humble", "jazzy", "lyrical"])
 def test_topics_types_and_quality_of_service(tmp_path, storage, distro):

@@ -21,8 +21,8 @@ from mdkt_ros.cli import app
 from mdkt_ros.drive.convert import convert
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
-STARTUP = 60.0
-"""Seconds for a process that imports PyTorch on a busy machine."""
+STARTUP = 120.0
+"""Seconds for a process that imports PyTorch, and compiles its loops, on a busy machine."""
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +78,18 @@ def test_a_wrong_argument_is_named(environment, argument, message):
     done = ros2("launch", "mdkt_ros", "segment.launch.py", argument)
     assert done.returncode == 1
     assert message in done.stdout + done.stderr
+
+
+def test_a_bag_that_humbles_player_cannot_read_is_refused_before_the_network_is_loaded(
+    environment, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    convert(FakeDrive(1), tmp_path / "newer", distro="jazzy")
+    done = ros2("launch", "mdkt_ros", "segment.launch.py", f"bag:={tmp_path / 'newer'}")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "newer has metadata of version 9, Humble reads up to 8: write it with `mdkt convert --distro humble`" in said
+    assert "process started" not in said
 
 
 def test_launched_as_a_user_does_it_a_bag_is_labelled(environment, graph, checkpoint, tmp_path):

@@ -31,6 +31,7 @@ from mdkt_ros.drive.rosmsg import (
     Distro,
     Messages,
     qos,
+    sourced_distro,
     typestore,
 )
 from mdkt_ros.drive.transforms import interpolate
@@ -58,7 +59,7 @@ def convert(
     out: Path,
     *,
     storage: Storage = "mcap",
-    distro: Distro = "jazzy",
+    distro: Distro | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -76,7 +77,8 @@ def convert(
 
     Args:
         storage: storage plugin of the bag.
-        distro: ROS 2 distribution that will play it; it decides on message definitions and the bag's version.
+        distro: ROS 2 distribution that will play it; it decides on message definitions and the bag's version. None: the
+            one that is sourced here, else jazzy.
         progress: called with (scans done, scans).
 
     Raises:
@@ -85,6 +87,7 @@ def convert(
         ConfigError: a distro or storage that is not known.
         CloudError, LabelError, CameraError: a file of the drive cannot be read.
     """
+    distro = sourced_distro() if distro is None else distro
     if distro not in BAG_VERSIONS or storage not in ("mcap", "sqlite3"):
         raise ConfigError(f"{distro}, {storage}: distro is {', '.join(BAG_VERSIONS)}, storage is mcap or sqlite3")
     written = {".mcap": "mcap", ".db3": "sqlite3"}.get(Path(out).suffix, storage)

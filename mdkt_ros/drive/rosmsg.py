@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,12 @@ LABEL_INFO = "vision_msgs/msg/LabelInfo"
 _STORES = {"humble": Stores.ROS2_HUMBLE, "jazzy": Stores.ROS2_JAZZY, "lyrical": Stores.ROS2_LYRICAL}
 BAG_VERSIONS: dict[Distro, BagVersion] = {"humble": 8, "jazzy": 9, "lyrical": 9}
 """Version of a bag's metadata that a distribution reads; 9 writes quality of service as Humble cannot read it."""
+
+
+def sourced_distro() -> Distro:
+    """The distribution whose `setup.bash` was sourced (`ROS_DISTRO`), if it is one that is known; else jazzy."""
+    sourced = os.environ.get("ROS_DISTRO", "")
+    return next((distro for distro in get_args(Distro) if distro == sourced), "jazzy")
 
 
 def qos(*, latched: bool = False) -> list[Qos]:

@@ -71,7 +71,7 @@ class Work:
         decoder, called = choose_decoder()
         if settings.cameras:
             self._transforms = Transforms(node, settings.fixed_frame)
-            node.get_logger().info(f"{settings.cameras} cameras; images are decoded by {called}")
+            node.get_logger().info(f"cameras: {settings.cameras}; images are decoded by {called}")
         self._outputs = RosOutputs(node, self._segmenter.labels, self._segmenter.axes, settings.cameras)
         self._labeller = Labeller(
             self._segmenter,
