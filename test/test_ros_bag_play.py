@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from fake_drive import FakeDrive
-from ros_graph import DEADLINE, plain
+from ros_graph import DEADLINE, HUMBLE, plain
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
 from small_drives import write_nuscenes_set
@@ -14,7 +16,7 @@ from mdkt_ros.drive import open_drive
 from mdkt_ros.drive.bag import BagDrive
 from mdkt_ros.drive.convert import convert, optical_frame
 from mdkt_ros.drive.pose import pose_from_quaternion
-from mdkt_ros.drive.rosmsg import TF
+from mdkt_ros.drive.rosmsg import TF, typestore
 from mdkt_ros.info import describe
 from mdkt_ros.segment_drive import segment_path
 
@@ -25,7 +27,7 @@ LATCHED = {"/tf_static", "/ground_truth/label_info", "/segment/output/label_info
 def written(path):
     """Every message of a bag by topic, in order, as `rosbags` reads it; and the topics' types and their hashes."""
     found = {}
-    with AnyReader([path]) as reader:
+    with AnyReader([path], default_typestore=typestore("humble") if HUMBLE else None) as reader:
         for connection, _, raw in reader.messages():
             found.setdefault(connection.topic, []).append(plain(reader.deserialize(raw, connection.msgtype)))
         for connection in reader.connections:
@@ -74,6 +76,8 @@ def check_played(graph, path, *, latched_first=True):
     ("storage", "distro"), [("mcap", "jazzy"), ("sqlite3", "jazzy"), ("mcap", "humble"), ("sqlite3", "humble")]
 )
 def test_a_converted_drive_plays(graph, tmp_path, storage, distro):
+    if HUMBLE and distro != "humble":
+        pytest.skip("Humble's player cannot read the metadata of bags of its successors")
     drive = FakeDrive()
     convert(drive, tmp_path / "drive", storage=storage, distro=distro)
     got = check_played(graph, tmp_path / "drive")
@@ -133,6 +137,8 @@ RECORDERS = {
 
 @pytest.mark.parametrize("options", RECORDERS.values(), ids=list(RECORDERS))
 def test_a_recorded_bag_is_read_and_segmented(graph, tmp_path, options, segmenter):
+    if HUMBLE and options == RECORDERS["mcap-messages"]:
+        pytest.skip("Humble's recorder does not compress messages in MCAP")
     from rclpy.duration import Duration
     from rclpy.qos import DurabilityPolicy, QoSProfile
     from rosbag2_interfaces.srv import IsPaused
@@ -146,7 +152,7 @@ def test_a_recorded_bag_is_read_and_segmented(graph, tmp_path, options, segmente
         profile = QoSProfile(depth=10, durability=durability)
         publishers[topic] = graph.node.create_publisher(get_message(msgtype), topic, profile)
     out = tmp_path / "recorded"
-    with graph.program("bag", "record", "-o", out, *options.split(), "--topics", *types):
+    with graph.program("bag", "record", "-o", out, *options.split(), *([] if HUMBLE else ["--topics"]), *types):
         for topic, publisher in publishers.items():
             graph.until(publisher.get_subscription_count, f"recorder of {topic}")
         with AnyReader([tmp_path / "drive"]) as reader:
@@ -155,11 +161,15 @@ def test_a_recorded_bag_is_read_and_segmented(graph, tmp_path, options, segmente
         assert all(publisher.wait_for_all_acked(Duration(seconds=DEADLINE)) for publisher in publishers.values())
         # Arrived is not yet taken: between two answers the recorder takes a message of every topic that has one.
         for _ in range(max(map(len, expected.values())) + 1):
-            graph.call(IsPaused, "/rosbag2_recorder/is_paused")
+            if HUMBLE:  # whose recorder cannot be asked
+                time.sleep(0.2)
+            else:
+                graph.call(IsPaused, "/rosbag2_recorder/is_paused")
     assert {t["name"]: t["messages"] for t in describe(out)["topics"]} == {k: len(v) for k, v in expected.items()}
     recorded, _, recorded_hashes = written(out)
     assert recorded == expected
-    assert recorded_hashes == hashes
+    if not HUMBLE:  # which records none
+        assert recorded_hashes == hashes
     summary = segment_path(out, tmp_path / "labelled", segmenter)
     assert summary.frames == 4
     with BagDrive(tmp_path / "labelled") as labelled:

@@ -26,7 +26,8 @@ def clock(graph):
 
 
 def test_before_the_first_clock_and_after_it_begins_again_scans_are_labelled(run, graph, clock):
-    running = run(use_sim_time=True).up()
+    # Slow is no matter here, and other tests may make it so.
+    running = run(use_sim_time=True, input_timeout=60.0, diagnostics__max_allowed_processing_time_ms=1e6).up()
     clouds = running.listen("segmentation")
     latency = running.listen("/segment/debug/pipeline_latency_ms", "std_msgs/msg/Float64")
     total = running.listen("/segment/debug/total_ms", "std_msgs/msg/Float64")
