@@ -145,7 +145,8 @@ def _playable(bag: Path) -> None:
     if isinstance(version, int) and version > 8:
         raise RuntimeError(
             f"bag: {bag} has metadata of version {version}, Humble reads up to 8: "
-            "write it with `mdkt convert --distro humble`, or convert it on the distribution that recorded it"
+            "write it with `mdkt convert --distro humble`, or copy it with "
+            f"`rosbags-convert --src {bag} --dst COPY --dst-version 8`"
         )
 
 
