@@ -152,7 +152,10 @@ def settings_digests(run: Run, more: Iterable[str] = (), recipe: Path = RECIPE) 
     A row stays as good as it was when a part changes that its method does not have. What the method itself changes,
     the budget and the seed are not in it: rows of one table can be compared when their digests are the same.
     """
-    settings = {k: v for k, v in flatten(load_config(recipe, [*more])).items() if k not in PLACE_KEYS}
+    config = load_config(recipe, [*more])
+    # A trained teacher is no part of the scheme: without one its settings say nothing.
+    settings = {k: v for k, v in flatten(config).items() if config.distill.checkpoint or not k.startswith("distill.")}
+    settings = {k: v for k, v in settings.items() if k not in PLACE_KEYS}
     of = {section: part for part, sections in PARTS.items() for section in sections}
     digests = {}
     for part in used_parts(run.config(more, recipe)):

@@ -22,6 +22,7 @@ from mdkt_ros.errors import ConfigError
 from training.config_checks import check_values
 from training.scheme.config import (
     ContrastConfig,
+    DistillConfig,
     ImageNetworkConfig,
     ImagesConfig,
     PseudoConfig,
@@ -128,6 +129,7 @@ class TrainConfig:
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     out: str = ""  # folder of the run: state.safetensors, model.safetensors, log.csv, config.yaml, events.*
     seed: int = 0  # of the weights, the order of the scans and the augmentation
@@ -152,6 +154,7 @@ PLACE_KEYS = {
     "data.cache",
     "pseudo.cache",
     "image_network.weights",
+    "distill.checkpoint",
 }
 """Keys that say where a run happens, not what it computes: they may differ when it is resumed."""
 

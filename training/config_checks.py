@@ -29,7 +29,7 @@ _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
     (
         "model.voxel_size model.width optim.epochs optim.lr optim.batch_size save_every images.cameras images.scale "
         "image_network.channels transfer.every transfer.levels transfer.heads transfer.temperature contrast.dim "
-        "contrast.temperature contrast.queue contrast.anchors",
+        "contrast.temperature contrast.queue contrast.anchors distill.weight distill.temperature",
         lambda value: value > 0,
         "above 0",
     ),
@@ -37,7 +37,7 @@ _RANGES: list[tuple[str, Callable[[Any], bool], str]] = [
         "data.town_first optim.steps optim.weight_decay optim.clip loss.cross_entropy loss.lovasz workers augment.yaw "
         "augment.tilt augment.shift augment.jitter image_network.lr transfer.weight transfer.lovasz transfer.fused "
         "transfer.image transfer.offsets transfer.offset_lr images.pairs pseudo.weight pseudo.soft pseudo.lovasz "
-        "pseudo.spread contrast.weight contrast.align teacher.weight",
+        "pseudo.spread contrast.weight contrast.align teacher.weight distill.lovasz",
         lambda value: value >= 0,
         "0 or more",
     ),

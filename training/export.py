@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -84,13 +85,13 @@ def export_state(
             intensity_scale=float(facts["intensity_scale"]),
             axes=str(facts["axes"]),
             training={
-                # Where a run lay on someone's disk is nobody else's business.
-                "config": {k: v for k, v in flatten(config).items() if k not in ("data.root", "data.draws", "out")},
+                "config": _without_places(config),
                 "step": state.step,
                 "steps": facts["steps"],
                 "seconds": facts["seconds"],
                 "machine": facts["machine"],
                 "averaged": bool(averaged) and not raw,
+                **({"taught_by": facts["taught_by"]} if "taught_by" in facts else {}),
             },
             data={"fingerprint": facts["fingerprint"], "budget": facts["budget"]},
         )
@@ -131,6 +132,13 @@ def projection_of(state: RunState) -> tuple[ProjectionHead, Tensor, OpenVocabula
     # A class that the text model has no word for is where its points are.
     texts = torch.where(part["known"].bool()[:, None], part["text"], part["prototypes"])
     return head, texts, words
+
+
+def _without_places(config: TrainConfig) -> dict[str, Any]:
+    """Settings by `section.key`, files by their last names: where they lay on someone's disk is nobody's business."""
+    named = ("pseudo.cache", "image_network.weights", "distill.checkpoint")
+    settings = {k: v for k, v in flatten(config).items() if k not in ("data.root", "data.draws", "out")}
+    return settings | {key: Path(settings[key]).name for key in named}
 
 
 def _without_folders(name: str) -> str:

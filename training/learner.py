@@ -28,6 +28,7 @@ from training.optimization import (
 )
 from training.processes import Processes
 from training.scheme.agreement import SOURCES
+from training.scheme.distillation import Distillation, TrainedTeacher
 from training.scheme.guidance import Guidance
 from training.scheme.objective import Objective
 from training.scheme.schedule import shares
@@ -52,6 +53,7 @@ class Learner:
     shared: nn.Module
     loss: SegmentationLoss
     objective: Objective
+    distillation: Distillation
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: WeightAverage | None
@@ -75,7 +77,8 @@ class Learner:
         truth = batch.target.to(torch.uint8).cpu().numpy()
         self.confusion += torch.from_numpy(confusion_matrix(truth, predicted, logits.shape[1]))
         self.pseudo_labels = {} if guidance is None else guidance.counts()
-        return {**self.loss(labelled), **self.objective(output, batch, guidance, share)}, points
+        losses = {**self.loss(labelled), **self.objective(output, batch, guidance, share)}
+        return losses | self.distillation(logits, batch), points
 
     @torch.no_grad()
     def guidance(self, batch: Batch, step: int, *, teacher: bool = True) -> Guidance | None:
@@ -124,6 +127,11 @@ class Learner:
         return {"lr": rate, "loss": sum(means), **named, "gradient_norm": float(norm), "labels": points, **sources}
 
     @property
+    def terms(self) -> list[str]:
+        """Names of the losses in the order of the log."""
+        return [*self.loss.terms, *self.objective.terms, *self.distillation.terms]
+
+    @property
     def columns(self) -> list[str]:
         """Names of the log's counts of pseudo labels by source; none where nothing makes them."""
         return [] if self.student.scheme.guide is None else [f"labels_{name}" for name in SOURCES]
@@ -135,8 +143,13 @@ class Learner:
         return result
 
 
-def make_learner(config: TrainConfig, processes: Processes, stream: TrainingStream) -> Learner:
-    """Networks, losses and optimizer with fresh weights for a stream of scans, the same in every process."""
+def make_learner(
+    config: TrainConfig, processes: Processes, stream: TrainingStream, teacher: TrainedTeacher | None = None
+) -> Learner:
+    """Networks, losses and optimizer with fresh weights for a stream of scans, the same in every process.
+
+    `teacher`: the trained network that teaches besides, whose sight `stream` knows.
+    """
     torch.manual_seed(config.seed)
     classes = len(stream.source.labels)
     network = make_network(config, classes)
@@ -154,6 +167,7 @@ def make_learner(config: TrainConfig, processes: Processes, stream: TrainingStre
         shared=_distribute(student, processes),
         loss=loss,
         objective=Objective(config, processes, loss, student.scheme.transfer),
+        distillation=Distillation(config, processes, teacher, loss.class_weights),
         optimizer=make_optimizer([*student.parameter_groups()], config.optim),
         scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype is torch.float16),
         average=WeightAverage(network, config.optim.average) if config.optim.average > 0 else None,

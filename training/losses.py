@@ -77,6 +77,16 @@ class SegmentationLoss:
         return total / max(labelled.scans, 1e-6)
 
 
+def lovasz_of_scans(logits: Tensor, target: Tensor, scan: Tensor) -> Tensor:
+    """Lovasz-softmax (S,) of each scan in turn; logits (R, C), target (R,) int64 and scan (R,) number of its scan.
+
+    Cross-entropy over thousands of voxels hardly notices a class of a few dozen; the IoU of that class does.
+    """
+    probability = logits.float().softmax(1)
+    losses = [lovasz_softmax(probability[scan == k], target[scan == k]) for k in torch.unique(scan)]
+    return torch.stack(losses) if losses else logits.sum()[None][:0]
+
+
 def lovasz_softmax(probability: Tensor, target: Tensor) -> Tensor:
     """Lovasz extension of the Jaccard loss, mean over the classes in `target` (Berman et al., arXiv 1705.08790).
 

@@ -42,6 +42,7 @@ from training.export import export_state, make_grid
 from training.learner import make_learner
 from training.log import RunLog, console
 from training.processes import Processes, join_processes, leave_signals_to_parent, stop_requests
+from training.scheme.distillation import open_teacher
 from training.state import RunState, check_same_run, load_state, restore, save_state
 
 
@@ -161,12 +162,18 @@ def train(config: TrainConfig, processes: Processes) -> Path:
         TrainingError: a loss that is not finite. Interrupted: stopped early, the state is saved.
     """
     grid, source = make_grid(config), open_data(config, processes)
+    teacher = open_teacher(config, source, processes)
     state = prepare_out(config, processes)
     draw = shared_draw(config, processes, source)
     if state is not None and state.facts["fingerprint"] != draw.fingerprint:
         raise ConfigError(f"{config.data.root}: not the data that the run in {state.path} was trained on")
-    stream = TrainingStream(source, draw, config, grid, open_image_text(config, source))
-    learner = make_learner(config, processes, stream)
+    taught = None if teacher is None else teacher.describe()
+    if state is not None and state.facts.get("taught_by") != taught:
+        named, was = config.distill.checkpoint, state.facts.get("taught_by") or "none"
+        raise ConfigError(f"distill.checkpoint = {named!r}: the run in {state.path} has another teacher, {was}")
+    sight = None if teacher is None else teacher.sight
+    stream = TrainingStream(source, draw, config, grid, open_image_text(config, source), sight)
+    learner = make_learner(config, processes, stream, teacher)
     start, seconds = 0, 0.0
     if state is not None:
         restore(state, learner.student, learner.average, learner.optimizer, learner.scaler)
@@ -175,6 +182,8 @@ def train(config: TrainConfig, processes: Processes) -> Path:
     batch_size, scans = config.optim.batch_size, len(source)
     steps = config.optim.steps or max(1, math.ceil(config.optim.epochs * scans / batch_size))
     facts = {**describe(config, processes, source, draw), "steps": steps}
+    if taught is not None:
+        facts["taught_by"] = taught
     if stream.image_text is not None:
         head = stream.image_text.head
         facts["text_model"] = {**head.description, "prompts": head.settings["prompts"]}
@@ -204,7 +213,7 @@ def train(config: TrainConfig, processes: Processes) -> Path:
                 confusion=confusion,
             )
 
-    columns = ["epoch", "lr", "loss", *learner.loss.terms, *learner.objective.terms, "gradient_norm", "labels"]
+    columns = ["epoch", "lr", "loss", *learner.terms, "gradient_norm", "labels"]
     columns += [*learner.columns, "miou", "seconds"]
     log = RunLog(path.parent, columns, start, steps, quiet=not processes.first)
     with log, stop_requests() as signals:

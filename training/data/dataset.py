@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,7 @@ class Example:
         pairs: points that images show, None where no part of the scheme needs images.
         hints: what images and drawn labels say about voxels without a label, or None.
         view: what the teacher sees, or None.
+        distill_view: what the trained network of `distill.checkpoint` sees, or None.
     """
 
     scan: Scan
@@ -67,6 +68,14 @@ class Example:
     pairs: ExamplePairs | None = None
     hints: LocalHints | None = None
     view: LocalView | None = None
+    distill_view: LocalView | None = None
+
+
+class Sight(NamedTuple):
+    """How a network takes a scan: its grid, and the names of its features."""
+
+    grid: VoxelGrid
+    features: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -139,11 +148,18 @@ class TrainingStream(Dataset[Example]):
         config: TrainConfig,
         grid: VoxelGrid,
         image_text: ImageTextCache | None = None,
+        distill: Sight | None = None,
     ) -> None:
-        """`image_text`: scores of the image-text model, where pseudo labels use it."""
-        self.source, self.draw, self.config, self.grid, self.image_text = source, draw, config, grid, image_text
+        """What the stream is made of.
+
+        Args:
+            image_text: scores of the image-text model, where pseudo labels use it.
+            distill: how the network of `distill.checkpoint` takes a scan, where there is one.
+        """
+        self.source, self.draw, self.config, self.image_text = source, draw, config, image_text
+        self.sight, self.distill = Sight(grid, tuple(config.model.features)), distill
         cache = config.data.cache
-        self._views: dict[int, tuple[Scan, Voxels]] = {}
+        self._views: dict[tuple[int, Sight], tuple[Scan, Voxels]] = {}
         self._said: dict[int, LocalHints] = {}
         self._calibration = None if image_text is None else calibrate(image_text, draw, config.pseudo)
         self._finder = PairFinder(source, config.images, cache=cache) if uses_images(config) else None
@@ -174,7 +190,7 @@ class TrainingStream(Dataset[Example]):
     def _complete(self, example: Example, rng: np.random.Generator, *, images: bool) -> Example:
         """Add what the scheme's parts need; without `images` there are no pairs."""
         scan, voxels, recorded = example.scan, example.voxels, example.recorded
-        pairs = hints = view = None
+        pairs = hints = view = distill_view = None
         if self._finder is not None:
             shown = tuple(self._finder.find(index, rng) for index in recorded) if images else ()
             found = join(scan, voxels, shown)
@@ -182,8 +198,10 @@ class TrainingStream(Dataset[Example]):
         if self.image_text is not None or spreads_labels(self.config):
             hints = join_hints(scan, voxels, tuple(self._hints(index) for index in recorded))
         if uses_teacher(self.config):
-            view = teacher_view(scan, voxels, tuple(self._recorded(index) for index in recorded))
-        return replace(example, pairs=pairs, hints=hints, view=view)
+            view = teacher_view(scan, voxels, tuple(self._recorded(index, self.sight) for index in recorded))
+        if self.distill is not None:
+            distill_view = teacher_view(scan, voxels, tuple(self._recorded(index, self.distill) for index in recorded))
+        return replace(example, pairs=pairs, hints=hints, view=view, distill_view=distill_view)
 
     def _hints(self, index: int) -> LocalHints:
         """What images and drawn labels say about the points of a recorded scan."""
@@ -203,14 +221,14 @@ class TrainingStream(Dataset[Example]):
             self._said[index] = made
         return made
 
-    def _recorded(self, index: int) -> tuple[Scan, Voxels]:
+    def _recorded(self, index: int, sight: Sight) -> tuple[Scan, Voxels]:
         """A scan and its voxels without augmentation."""
-        if index in self._views:
-            return self._views[index]
+        if (index, sight) in self._views:
+            return self._views[index, sight]
         scan = self.scan(index)
-        made = scan, self._voxelize(scan)
+        made = scan, self._voxelize(scan, sight)
         if self.config.data.cache:
-            self._views[index] = made
+            self._views[index, sight] = made
         return made
 
     def scan(self, index: int) -> Scan:
@@ -222,8 +240,9 @@ class TrainingStream(Dataset[Example]):
         indices = np.unique(np.linspace(0, len(self.source) - 1, scans).astype(int))
         return np.concatenate([self._voxelize(self.scan(int(index))).features for index in indices])
 
-    def _voxelize(self, scan: Scan) -> Voxels:
-        return voxelize(scan.points, scan.intensity, self.grid, self.config.model.features)
+    def _voxelize(self, scan: Scan, sight: Sight | None = None) -> Voxels:
+        grid, features = sight or self.sight
+        return voxelize(scan.points, scan.intensity, grid, features)
 
     def _read(self, index: int) -> Scan:
         frame = self.source[index]

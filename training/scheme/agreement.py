@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.losses import lovasz_softmax
+from training.losses import lovasz_of_scans
 from training.scheme.config import PseudoConfig
 
 SOURCES = ("agree", "teacher", "text")
@@ -191,17 +191,13 @@ def opinion_kl(logits: Tensor, opinion: Opinion, class_weights: Tensor | None = 
 def pseudo_lovasz(logits: Tensor, pseudo: PseudoTargets, opinion: Opinion, scan: Tensor) -> Tensor:
     """Lovasz-softmax (S,) of each scan on its pseudo labels and on the likeliest class of every opinion.
 
-    Cross-entropy over thousands of voxels hardly notices a class of a few dozen; the IoU of that class does.
-
     Args:
         logits: (V, C) of all voxels.
         scan: (V,) number of each voxel's scan.
     """
     row = torch.cat([pseudo.row, opinion.row])
     target = torch.cat([pseudo.target, opinion.probability.argmax(1)])
-    probability, of = logits[row].float().softmax(1), scan[row]
-    losses = [lovasz_softmax(probability[of == k], target[of == k]) for k in torch.unique(of)]
-    return torch.stack(losses) if losses else logits.sum()[None][:0]
+    return lovasz_of_scans(logits[row], target, scan[row])
 
 
 def kl_to_teacher(student: Tensor, teacher: Tensor, class_weights: Tensor | None = None) -> Tensor:
