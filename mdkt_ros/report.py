@@ -12,7 +12,6 @@ from rich.text import Text
 
 from mdkt_ros.labels import LabelSpace
 from mdkt_ros.metrics import scores
-from mdkt_ros.prompts import column_names
 from mdkt_ros.segment_summary import SegmentSummary, counted
 
 if TYPE_CHECKING:
@@ -71,6 +70,9 @@ def _stage_table(summary: SegmentSummary) -> Table:
 
 
 def _prompt_table(summary: SegmentSummary) -> Table:
+    # Late, because torch takes seconds to import and only this table needs it.
+    from mdkt_ros.prompts import column_names
+
     table = Table(title="points by name", title_justify="left")
     table.add_column("prompt")
     table.add_column("field")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mdkt_ros.drive import drive_kind
-from mdkt_ros.errors import ConfigError, OutputError
-from mdkt_ros.output import refuse_existing, refuse_input
 from mdkt_ros.segment_bag import segment_bag
 from mdkt_ros.segment_folder import segment_file, segment_folder
+from mdkt_ros.segment_request import check_request
 from mdkt_ros.segment_summary import PointLabeller, SegmentSummary
 
 __all__ = ["SegmentSummary", "segment_path"]
@@ -52,15 +49,7 @@ def segment_path(
         OutputError: `out` exists and `force` is false, is, lies in or holds the input, or cannot be written.
     """
     source, out = Path(source), Path(out)
-    kind = drive_kind(source)
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit: {limit} is not at least 1")
-    if intensity_scale is not None and not 0 < intensity_scale < float("inf"):
-        raise ConfigError(f"intensity_scale: {intensity_scale} is not a positive number")
-    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
-        raise OutputError(f"{out}: is the input or lies in it; give another place")
-    refuse_input(out, source)
-    refuse_existing(out, force)
+    kind = check_request(source, out, topic=topic, intensity_scale=intensity_scale, force=force, limit=limit)
     if kind == "bag":
         return segment_bag(
             source,
@@ -72,8 +61,6 @@ def segment_path(
             progress=progress,
             limit=limit,
         )
-    if topic is not None:
-        raise ConfigError(f"{source}: is not a bag, it has no topic {topic}")
     if source.is_file():
         summary = segment_file(source, out, segmenter, intensity_scale=intensity_scale, force=force)
         if progress is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,9 @@ import numpy.typing as npt
 from mdkt_ros.drive.frame import Axes
 from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.metrics import confusion_matrix
-from mdkt_ros.segmenter import Segmentation
+
+if TYPE_CHECKING:
+    from mdkt_ros.segmenter import Segmentation
 
 _REASONS = 20
 """Different reasons that are told apart; a bag of a million bad clouds must not fill the memory with messages."""

@@ -162,7 +162,14 @@ def test_the_vehicle_half_stays_apart():
 @pytest.mark.parametrize("program", [
     "import mdkt_ros, mdkt_ros.labels, mdkt_ros.cloud, mdkt_ros.scan, mdkt_ros.camera, mdkt_ros.metrics, mdkt_ros.drive"
     "; mdkt_ros.LabelSpace.load('semantickitti'); mdkt_ros.MdktError",
-    "import sys, mdkt_ros.cli; sys.argv = ['mdkt', '--help']\ntry: mdkt_ros.cli.main()\nexcept SystemExit: pass",
+    *(
+        f"import sys, mdkt_ros.cli; sys.argv = {['mdkt', *command]}; sys.stderr = sys.stdout\n"
+        "try: mdkt_ros.cli.main()\nexcept SystemExit: pass"
+        for command in (
+            ("--help",), ("info", "missing"), ("segment", "missing", "out"), ("convert", "auto", "missing", "out"),
+            ("view", "missing", "out.html"), ("picture", "missing", "out.png"),
+        )
+    ),
 ])  # fmt: skip
 def test_what_needs_no_network_does_not_wait_for_torch(program):
     late = "import sys; print(sorted({'torch', 'open_clip', 'rclpy', 'embreex'} & set(sys.modules)))"
