@@ -194,15 +194,20 @@ def test_sum_and_rectifier(backend: TritonBackend, added: str, relu: bool, dtype
     assert torch.equal(wide[:, 7:], rest)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("splits", [2, 3, 30])
-def test_programs_that_share_a_tile(backend: TritonBackend, splits: int, dtype: torch.dtype, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("of", "splits", "dtype"),
+    [("submanifold", 3, torch.float32), ("strided 2", 2, torch.float16), ("strided 2", 12, torch.bfloat16)],
+)
+def test_programs_that_share_a_tile(
+    backend: TritonBackend, of: str, splits: int, dtype: torch.dtype, monkeypatch
+) -> None:
     """Also more of them than there are steps, some of which have nothing to add."""
-    kernel_map = INPUTS["dense corner"](1).maps.submanifold(1)
-    features, kernel, bias = random(64, 20, dtype=dtype), random(27, 20, 19, dtype=dtype), random(19, dtype=dtype)
+    kernel_map = MAPS[of](INPUTS["dense corner"](1).maps)
+    offsets = len(kernel_map.table)
+    features, kernel, bias = random(64, 20, dtype=dtype), random(offsets, 20, 19, dtype=dtype), random(19, dtype=dtype)
     add = random(kernel_map.out_count, 19, dtype=dtype)
     expected = TorchBackend().gather_gemm_scatter(features.double(), kernel.double(), kernel_map, bias.double())
-    monkeypatch.setattr(backend, "_launch", lambda *_: Launch(32, 16, 16, splits=splits))
+    monkeypatch.setattr(backend, "_launch", lambda *_: Launch(32, 32, 32, splits=splits))
     assert_agrees(backend.gather_gemm_scatter(features, kernel, kernel_map, bias), expected, dtype)
     out = add.clone()
     assert backend.convolve(features, kernel, kernel_map, bias, out, True, out)

@@ -78,7 +78,7 @@ def test_searching_waits_for_nothing(monkeypatch) -> None:
         builder.transposed(level, coarse, parents)
 
 
-@pytest.mark.parametrize("name", ["negative, odd extents", "isolated voxels", "no voxel"])
+@pytest.mark.parametrize("name", ["far from the origin", "isolated voxels", "no voxel"])
 def test_maps_that_are_arranged_together_are_laid_out_as_each_alone(name: str) -> None:
     with use_engine("triton"):
         maps = SparseTensor(torch.zeros((len(INPUTS[name](1)), 1)), INPUTS[name](1).coordinates).maps

@@ -10,6 +10,7 @@ import torch
 from interpreted_triton import interpreter, needs_triton
 from sparse_inputs import INPUTS, random_voxels
 
+from mdkt_ros import static_scan
 from mdkt_ros.benchmark.scans import spinning_scan
 from mdkt_ros.cloud import build_segmentation, cloud_from_columns
 from mdkt_ros.network import build_network
@@ -58,8 +59,14 @@ GRID = VoxelGrid(0.5, (-20.0, -20.0, -4.0), (20.0, 20.0, 4.0))
 FINE_GRID = VoxelGrid(0.01, (-40.0, -40.0, -10.0), (40.0, 40.0, 10.0))  # keys of 64 bits
 
 
-def scan() -> tuple[np.ndarray, np.ndarray]:
-    points = spinning_scan(16, 60)
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch) -> None:
+    """What the interpreter takes grows with the number of programs."""
+    monkeypatch.setattr(static_scan, "ROOM_MULTIPLE", 256)
+
+
+def scan(azimuths: int) -> tuple[np.ndarray, np.ndarray]:
+    points = spinning_scan(16, azimuths)
     points[::50] = np.nan
     intensity = np.linspace(0, 1, len(points), dtype=np.float32)
     intensity[::70] = np.inf
@@ -75,11 +82,11 @@ def filled(static: StaticScan, points: np.ndarray, intensity: np.ndarray) -> Sta
     return static
 
 
-@pytest.mark.parametrize("grid", [GRID, FINE_GRID], ids=["32 bits", "64 bits"])
-def test_a_static_scan_has_the_voxels_and_maps_of_any_other(grid: VoxelGrid) -> None:
-    points, intensity = scan()
+@pytest.mark.parametrize(("grid", "levels"), [(GRID, 5), (FINE_GRID, 2)], ids=["32 bits", "64 bits"])
+def test_a_static_scan_has_the_voxels_and_maps_of_any_other(grid: VoxelGrid, levels: int) -> None:
+    points, intensity = scan(26)
     expected = voxelize(points, intensity, grid, FEATURES)
-    static = StaticScan(load(), torch.device("cpu"), grid, FEATURES, 1000, (1000,) * 5)
+    static = StaticScan(load(), torch.device("cpu"), grid, FEATURES, 500, (500,) * levels)
     for cloud in ((points[:50], intensity[:50]), (points, intensity)):  # nothing stays of the scan before
         filled(static, *cloud)
     count = len(points)
@@ -89,12 +96,12 @@ def test_a_static_scan_has_the_voxels_and_maps_of_any_other(grid: VoxelGrid) -> 
     assert not static.tensor.features[len(expected) :].any()
     with use_engine("torch"):
         maps = collate([expected])[0].maps
-    sizes = [len(maps.coordinates(1 << level)) for level in range(5)]
+    sizes = [len(maps.coordinates(1 << level)) for level in range(levels)]
     assert static.starts.tolist() == np.concatenate([[0], np.cumsum(sizes)]).tolist()
     for level, size in enumerate(sizes):
         stride = 1 << level
         pairs = {"submanifold": (size, maps.submanifold(stride))}
-        if level < 4:
+        if level < levels - 1:
             pairs |= {
                 "strided": (sizes[level + 1], maps.strided(stride, 2)),
                 "transposed": (size, maps.transposed(stride)),
@@ -111,23 +118,19 @@ def test_a_static_scan_has_the_voxels_and_maps_of_any_other(grid: VoxelGrid) -> 
 
 
 def test_no_point_and_too_many_voxels_harm_nothing() -> None:
-    points, intensity = scan()
-    static = StaticScan(load(), torch.device("cpu"), GRID, ("x", "intensity"), 1000, (1024, 1024, 1, 1, 1))
+    points, intensity = scan(60)
+    expected = voxelize(points, intensity, FINE_GRID)
+    static = StaticScan(load(), torch.device("cpu"), FINE_GRID, ("x", "intensity"), 1000, (1000, 500))
     filled(static, points[:0], intensity[:0])
     assert not static.starts.any()
     assert (static.voxel_of_point == -1).all()
-    filled(
-        static,
-        *(
-            np.tile(values, (10, 1))[:1000] if values.ndim > 1 else np.tile(values, 10)[:1000]
-            for values in (points, intensity)
-        ),
-    )
-    assert int(static.starts[-1]) > 0
+    filled(static, points, intensity)
+    assert np.diff(static.starts)[1] > static.rooms[1]
+    np.testing.assert_array_equal(static.voxel_of_point[: len(points)], expected.point_to_voxel)
 
 
 def test_a_graph_labels_what_has_room_and_grows() -> None:
-    points, intensity = scan()
+    points, intensity = scan(10)
     torch.manual_seed(1)
     network = fuse(build_network("minkunet14s", in_channels=4, classes=5, width=0.1))
     voxels = voxelize(points, intensity, GRID)
@@ -138,7 +141,7 @@ def test_a_graph_labels_what_has_room_and_grows() -> None:
     graph = ScanGraph(network, GRID, DEFAULT_FEATURES, torch.device("cpu"))
     assert graph.label(points, intensity, time.perf_counter) is None
     graph.make_room(points, intensity, sizes)
-    many = np.tile(points, (3, 1)), np.tile(intensity, 3)
+    many = np.tile(points, (4, 1)), np.tile(intensity, 4)
     assert graph.label(*many, time.perf_counter) is None, "more points than it has room for"
     labels = graph.label(points, intensity, time.perf_counter)
     assert labels is not None
