@@ -150,8 +150,11 @@ def main() -> None:
                 sensor.drive(Transition.TRANSITION_CONFIGURE)
                 wait_for_node(sensor, launch)  # the launch activates it
         finally:
+            before_end = time.monotonic()
             launch.send_signal(signal.SIGINT)
             launch.wait(STARTUP)
+            ended = time.monotonic() - before_end
+    found["ended_after_s"] = round(ended, 2)  # of Ctrl-C: the launch and the node
     if soak.card:
         found["card_mib"] = {"before": before, "start": soak.card[0], "end": soak.card[-1], "max": max(soak.card)}
     if soak.cleaned:

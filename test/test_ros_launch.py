@@ -130,16 +130,15 @@ def node(name, *parameters):
 
 @pytest.mark.parametrize("moment", ["unconfigured", "configuring", "active"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_at_once(environment, graph, checkpoint, moment, number):
+def test_a_signal_ends_the_node_without_waiting(environment, graph, checkpoint, moment, number):
     from lifecycle_msgs.srv import ChangeState
 
     # A name of its own: DDS remembers a node that another test has killed for a while.
     name = f"{moment}_{number.name.lower()}"
     client = graph.node.create_client(ChangeState, f"/{name}/change_state")
-    # Many seconds of warming up.
-    slow = (
-        ["warmup_points:=1000000", "max_points:=1000000"] if moment == "configuring" else [f"checkpoint:={checkpoint}"]
-    )
+    # Many seconds of warming up, after which it says how it decodes images.
+    slow = ["warmup_points:=1000000", "max_points:=1000000", "cameras:=1"]
+    slow = slow if moment == "configuring" else [f"checkpoint:={checkpoint}"]
     process = node(name, "device:=cpu", *slow)
     try:
         graph.until(client.service_is_ready, "the node")
@@ -154,11 +153,10 @@ def test_a_signal_ends_the_node_at_once(environment, graph, checkpoint, moment, 
             said = ""
             while "shipped checkpoint was trained" not in said:
                 said = process.stdout.readline()
-        start = time.monotonic()
         process.send_signal(number)
         output, _ = process.communicate(timeout=DEADLINE)
-        assert time.monotonic() - start < 2.0, output
         assert process.returncode == 0, output
+        assert "images are decoded by" not in output, "it waited for the network"
         assert "Traceback" not in output
     finally:
         process.kill()
