@@ -14,13 +14,9 @@ Settings are chosen by the validation towns (`--validate`, rows in runs/label_ef
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
-import itertools
 import os
-import platform
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -36,14 +32,13 @@ if __name__ == "__main__":
 import torch
 
 from bench.label_table import markdown, plot
-from bench.methods import METHODS, RECIPE, Run, image_text_model, plan, settings_digests
+from bench.methods import METHODS, RECIPE, Run, plan, settings_digests
+from bench.provenance import engine_of, machine_of, origins, times
 from bench.rows import Row, put_row, read_rows
-from mdkt_ros.device import resolve_device
 from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, MdktError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.segmenter import Segmenter
-from mdkt_ros.sparse import current_engine, use_engine
 from mdkt_ros.workers import worker_pool
 from training.config import DataConfig, TrainConfig
 from training.data.towns import make_towns, open_towns
@@ -105,7 +100,7 @@ def perform(run: Run, experiment: Experiment) -> Row:
         out / "model.safetensors", config.device, intensity_scale=drive.intensity_scale, axes=drive.axes
     )
     result = evaluate(segmenter, drive).to_dict()
-    step_ms, minutes = _times(out / "log.csv")
+    step_ms, minutes = times(out / "log.csv")
     views = {name: (result.get(name) or {}).get("miou") for name in ("inside_view", "outside_view")}
     return {
         "method": run.method.name,
@@ -119,9 +114,9 @@ def perform(run: Run, experiment: Experiment) -> Row:
         "step_ms": step_ms,
         "minutes": minutes,
         "cpu_minutes": None if cpu_seconds is None else round(cpu_seconds / 60, 2),
-        **_origins(config),
-        "machine": _machine(config.device, experiment.threads),
-        "engine": _engine(config),
+        **origins(config),
+        "machine": machine_of(config.device, experiment.threads),
+        "engine": engine_of(config),
         "date": datetime.date.today().isoformat(),
         "split": experiment.split,
         "scans": result["scans"],
@@ -154,34 +149,6 @@ def _train(run: Run, experiment: Experiment, out: Path) -> float | None:
     if resumed:
         return None
     return after.children_user + after.children_system - before.children_user - before.children_system
-
-
-def _times(log: Path) -> tuple[float, float]:
-    """Median milliseconds of a step, with its data, and minutes of all, by the clock."""
-    with log.open(newline="", encoding="utf-8") as file:
-        seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
-    steps = [b - a for a, b in itertools.pairwise(seconds) if b > a] or seconds
-    return round(1000 * statistics.median(steps), 1), round(seconds[-1] / 60, 2)
-
-
-def _origins(config: TrainConfig) -> dict[str, str | None]:
-    """Which image-text model and image weights a run learnt from, None where it used none."""
-    weights = f"{config.image_network.name}, {config.image_network.weights or 'no weights'}"
-    return {
-        "image_text_model": image_text_model(config) if config.pseudo.weight > 0 else None,
-        "image_weights": weights if config.transfer.weight > 0 else None,
-    }
-
-
-def _engine(config: TrainConfig) -> str:
-    with use_engine(config.engine):
-        return current_engine(resolve_device(config.device)).name
-
-
-def _machine(device: str, threads: int) -> str:
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return torch.cuda.get_device_name()
-    return f"CPU {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _key(row: Row) -> tuple[Any, ...]:

@@ -31,8 +31,9 @@ from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("mdkt_ros"))
 ARGUMENTS = {
-    "checkpoint": ("", "A .safetensors checkpoint; empty: params_file's, by default the shipped one, which was trained "
-                       "on synthetic towns (the node warns)."),
+    "checkpoint": ("", "A .safetensors checkpoint, or a shipped one by name: mdkt_synthetic_kitti or the smaller "
+                       "mdkt_synthetic_kitti_10hz, both trained on synthetic towns (the node warns); empty: "
+                       "params_file's, by default the first."),
     "params_file": (str(SHARE / "config" / "segment.yaml"), "Parameters; the default file documents each."),
     "pointcloud": ("/lidar/points", "Topic of the clouds (sensor_msgs/PointCloud2)."),
     "cameras": ("", "Image topics for overlays, separated by commas, such as /camera/front/image_raw/compressed; a "

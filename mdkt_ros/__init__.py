@@ -10,9 +10,10 @@ __all__ = ["LabelSpace", "MdktError", "Segmentation", "Segmenter", "__version__"
 if TYPE_CHECKING:
     from mdkt_ros.errors import MdktError
     from mdkt_ros.labels import LabelSpace
-    from mdkt_ros.segmenter import Segmentation, Segmenter
+    from mdkt_ros.segmentation import Segmentation
+    from mdkt_ros.segmenter import Segmenter
 
-_HOMES = {"LabelSpace": "labels", "MdktError": "errors", "Segmentation": "segmenter", "Segmenter": "segmenter"}
+_HOMES = {"LabelSpace": "labels", "MdktError": "errors", "Segmentation": "segmentation", "Segmenter": "segmenter"}
 
 
 def __getattr__(name: str) -> Any:

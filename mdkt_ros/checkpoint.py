@@ -23,6 +23,7 @@ from mdkt_ros.errors import CheckpointError, MdktError
 from mdkt_ros.network import PointNetwork, build_network
 from mdkt_ros.output import atomic_output
 from mdkt_ros.projection import ProjectionHead
+from mdkt_ros.resources import shipped_checkpoints
 
 __all__ = ["CheckpointMeta", "load_checkpoint", "load_projection", "read_meta", "save_checkpoint"]
 
@@ -256,7 +257,8 @@ def _refuse_other_formats(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; a checkpoint is one .safetensors file")
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file")
+        names = f", and none of that name ships with the package: {', '.join(shipped_checkpoints())} do"
+        raise CheckpointError(f"{path}: no such file{'' if path.suffix else names}")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a regular file; a checkpoint is one .safetensors file")
     with path.open("rb") as stream:

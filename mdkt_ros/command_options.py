@@ -16,7 +16,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(
-        "--checkpoint", help="A .safetensors checkpoint; without it the shipped one, trained on synthetic towns."
+        "--checkpoint",
+        help="A .safetensors checkpoint, or one that ships with the package by name (mdkt_synthetic_kitti, "
+        "the default, or mdkt_synthetic_kitti_10hz; both from synthetic towns).",
     ),
 ]
 ImageSize = Annotated[

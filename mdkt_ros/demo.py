@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from mdkt_ros.output import atomic_output
-from mdkt_ros.segmenter import SHIPPED, Segmenter
+from mdkt_ros.resources import checkpoint_path
+from mdkt_ros.segmenter import Segmenter
 
 SHOWN = 10
 """Scans on the page, and with an image."""
@@ -80,7 +81,7 @@ def run_demo(
                 folder / "report.html",
                 summary=summary,
                 title=f"A drive through town {seed}",
-                facts=[("Checkpoint", checkpoint.name if checkpoint else SHIPPED)],
+                facts=[("Checkpoint", checkpoint_path(checkpoint).name)],
                 limit=SHOWN,
                 progress=done,
             )

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mdkt_ros.errors import ConfigError
+from mdkt_ros.network_blocks import Block, Classifier, Skip, joined, leave_room, residual_blocks
 from mdkt_ros.sparse import (
     BatchNorm,
     ReLU,
@@ -23,9 +24,6 @@ from mdkt_ros.sparse import (
     SubmanifoldConv3d,
     TransposedConv3d,
     block_threads,
-    cat,
-    interpolate,
-    sparse_convolution,
 )
 
 STRIDES = (8, 4, 2, 1)
@@ -80,91 +78,6 @@ class NetworkOutput:
     features: dict[int, SparseTensor]
 
 
-class _Block(nn.Module):
-    """A convolution, its normalisation and a rectifier."""
-
-    def __init__(self, convolution: SparseConvolution):
-        super().__init__()
-        self.net = nn.Sequential(convolution, BatchNorm(convolution.out_channels), ReLU(inplace=True))
-        self.out_channels = convolution.out_channels
-
-    def forward(self, x: SparseTensor, out: torch.Tensor | None = None) -> SparseTensor:
-        """`out`: memory for the features; for a fused network alone."""
-        if out is not None:
-            return self.net[0](x, out=out)  # type: ignore[no-any-return]
-        result: SparseTensor = self.net(x)
-        return result
-
-
-class _ResidualBlock(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.out_channels = out_channels
-        self.net = nn.Sequential(
-            SubmanifoldConv3d(in_channels, out_channels),
-            BatchNorm(out_channels),
-            ReLU(inplace=True),
-            SubmanifoldConv3d(out_channels, out_channels),
-            BatchNorm(out_channels),
-        )
-        self.downsample: nn.Module = nn.Identity()
-        if in_channels != out_channels:
-            self.downsample = nn.Sequential(SubmanifoldConv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
-
-    def forward(self, x: SparseTensor, out: torch.Tensor | None = None) -> SparseTensor:
-        """`out`: memory for the features; for a fused network alone."""
-        shortcut = self.downsample(x)
-        if _is_fused(self.net):
-            if out is None and shortcut is not x:
-                out = shortcut.features
-            result: SparseTensor = self.net[3](self.net[0](x), add=shortcut.features, relu=True, out=out)
-            return result
-        features = self.net(x).features
-        return x.with_features(features.add_(shortcut.features).relu_())
-
-
-def _is_halved(features: torch.Tensor) -> bool:
-    """Whether the network computes in a half precision, for inference; its logits do not."""
-    return features.itemsize == 2 and not torch.is_grad_enabled()
-
-
-def _is_fused(layers: nn.Sequential) -> bool:
-    """Whether `sparse.fuse` has folded what follows the convolutions into them, and no gradient is recorded."""
-    return isinstance(layers[1], nn.Identity) and not torch.is_grad_enabled()
-
-
-def _residual(in_channels: int, out_channels: int, blocks: int) -> list[nn.Module]:
-    return [_ResidualBlock(in_channels if block == 0 else out_channels, out_channels) for block in range(blocks)]
-
-
-class _Classifier(nn.Sequential):
-    """A linear layer on the features of one or several levels, the last of which has the voxels that are classified."""
-
-    def __init__(self, channels: list[int], classes: int):
-        super().__init__(nn.Linear(sum(channels), classes))
-        self.channels = channels
-        self.classes = classes
-
-    def forward(self, levels: list[SparseTensor]) -> torch.Tensor:
-        linear = self[0]
-        assert isinstance(linear, nn.Linear)
-        *coarser, finest = levels
-        *weights, last = torch.split(linear.weight, self.channels, dim=1)
-        # As a 1^3 convolution, because an engine multiplies thin matrices faster than PyTorch does.
-        kernel = last.t()[None].to(finest.features.dtype)
-        exact = None
-        if _is_halved(finest.features):
-            exact = finest.features.new_empty((len(finest), self.classes), dtype=linear.weight.dtype)
-        identity = finest.maps.identity(finest.stride)
-        logits = sparse_convolution(finest.features, kernel, identity, linear.bias, out=exact)
-        for level, weight in zip(coarser, weights, strict=True):
-            # Both steps are linear: there are fewer voxels to multiply before, and fewer channels to interpolate after.
-            features = level.features.to(weight.dtype) if exact is not None else level.features
-            scores = level.with_features(nn.functional.linear(features, weight))
-            logits = logits + interpolate(scores, finest)
-        return logits
-
-
 class PointNetwork(nn.Module):
     """MinkUNet: stem, four stages down to stride 16, four stages up, a linear classifier.
 
@@ -190,22 +103,22 @@ class PointNetwork(nn.Module):
         )
         self.stage1, self.stage2, self.stage3, self.stage4 = (
             nn.Sequential(
-                _Block(StridedConv3d(c[stage], c[stage])), *_residual(c[stage], c[stage + 1], sizes.blocks[stage])
+                Block(StridedConv3d(c[stage], c[stage])), *residual_blocks(c[stage], c[stage + 1], sizes.blocks[stage])
             )
             for stage in range(4)
         )
         self.up1, self.up2, self.up3, self.up4 = (
             nn.ModuleList(
                 [
-                    _Block(TransposedConv3d(c[4 + stage], c[5 + stage])),
-                    nn.Sequential(*_residual(c[5 + stage] + c[3 - stage], c[5 + stage], sizes.blocks[4 + stage])),
+                    Block(TransposedConv3d(c[4 + stage], c[5 + stage])),
+                    nn.Sequential(*residual_blocks(c[5 + stage] + c[3 - stage], c[5 + stage], sizes.blocks[4 + stage])),
                 ]
             )
             for stage in range(4)
         )
         self.classified = sizes.classified
         channels = {_DEEPEST: c[4], **self.feature_channels}
-        self.classifier = _Classifier([channels[stride] for stride in self.classified], classes)
+        self.classifier = Classifier([channels[stride] for stride in self.classified], classes)
 
     def forward(self, x: SparseTensor) -> NetworkOutput:
         """Logits and decoder features of the voxels of `x`, which has `in_channels` channels; none or one voxel too."""
@@ -229,19 +142,19 @@ class PointNetwork(nn.Module):
         assert isinstance(stem, SparseConvolution)
         return stem.kernel.dtype
 
-    def _encode(self, x: SparseTensor) -> tuple[SparseTensor, list[_Skip]]:
+    def _encode(self, x: SparseTensor) -> tuple[SparseTensor, list[Skip]]:
         skips = []
         stages = ((self.stem, self.up4), (self.stage1, self.up3), (self.stage2, self.up2), (self.stage3, self.up1))
         for stage, up in stages:
-            skips.append(_leave_room(stage, x, up))
+            skips.append(leave_room(stage, x, up))
             x = skips[-1].tensor
         return self.stage4(x), skips
 
-    def _decode(self, out: SparseTensor, skips: list[_Skip]) -> dict[int, SparseTensor]:
+    def _decode(self, out: SparseTensor, skips: list[Skip]) -> dict[int, SparseTensor]:
         features: dict[int, SparseTensor] = {}
         for stride, (up, blocks) in zip(STRIDES, (self.up1, self.up2, self.up3, self.up4), strict=True):
-            assert isinstance(up, _Block)
-            out = blocks(_joined(up, out, skips.pop()))
+            assert isinstance(up, Block)
+            out = blocks(joined(up, out, skips.pop()))
             features[stride] = out
         return features
 
@@ -249,39 +162,6 @@ class PointNetwork(nn.Module):
         wanted = [levels[stride] for stride in self.classified]
         logits: torch.Tensor = self.classifier(wanted)
         return logits
-
-
-@dataclass(frozen=True)
-class _Skip:
-    """Features on the way down that a stage on the way up joins to its own.
-
-    Attributes:
-        room: in a fused network, the memory of both: those of the way up come first in each row.
-    """
-
-    tensor: SparseTensor
-    room: torch.Tensor | None = None
-
-
-def _leave_room(layers: nn.Sequential, x: SparseTensor, up: nn.ModuleList) -> _Skip:
-    """`layers(x)`, with room for what `up` will join to it."""
-    *before, last = (layer for layer in layers if not isinstance(layer, nn.Identity))
-    head = up[0]
-    assert isinstance(head, _Block)
-    if not (_is_fused(head.net) and isinstance(last, (SparseConvolution, _ResidualBlock))):
-        return _Skip(layers(x))
-    for layer in before:
-        x = layer(x)
-    room = x.features.new_empty((len(x), head.out_channels + last.out_channels))
-    return _Skip(last(x, out=room[:, head.out_channels :]), room)
-
-
-def _joined(up: _Block, x: SparseTensor, skip: _Skip) -> SparseTensor:
-    """Channels of `up(x)`, then those of `skip`, which has the voxels that `up` leads to."""
-    if skip.room is None:
-        return cat([up(x), skip.tensor])
-    up(x, out=skip.room[:, : up.out_channels])
-    return skip.tensor.with_features(skip.room)
 
 
 def _unsort(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -329,7 +209,7 @@ def flops(network: nn.Module, x: SparseTensor) -> int:
     def count(module: nn.Module, inputs: tuple[Any], _output: object) -> None:
         nonlocal total
         (given,) = inputs
-        if isinstance(module, _Classifier):
+        if isinstance(module, Classifier):
             pairs = zip(given, module.channels, strict=True)
             total += sum(2 * len(level) * channels * module.classes for level, channels in pairs)
         elif isinstance(module, SparseConvolution) and isinstance(given, SparseTensor):

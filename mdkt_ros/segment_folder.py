@@ -27,7 +27,7 @@ from mdkt_ros.scan import read_scan, write_scan
 from mdkt_ros.segment_prompts import FOLDER as PROMPTS
 from mdkt_ros.segment_prompts import write_scores
 from mdkt_ros.segment_summary import PointLabeller, SegmentSummary, Tally, for_drive
-from mdkt_ros.segmenter import Segmentation
+from mdkt_ros.segmentation import Segmentation
 
 FILE_SUFFIXES = (".pcd", ".label")
 

@@ -14,7 +14,7 @@ from mdkt_ros.labels import IGNORE, LabelSpace
 from mdkt_ros.metrics import confusion_matrix
 
 if TYPE_CHECKING:
-    from mdkt_ros.segmenter import Segmentation
+    from mdkt_ros.segmentation import Segmentation
 
 _REASONS = 20
 """Different reasons that are told apart; a bag of a million bad clouds must not fill the memory with messages."""

@@ -7,7 +7,6 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,58 +19,23 @@ from mdkt_ros.errors import ConfigError
 from mdkt_ros.intensity import IntensityWarning, intensity_doubt
 from mdkt_ros.label_tables import label_tables, take
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.nearest import nearest_voxel
 from mdkt_ros.network import PointNetwork
-from mdkt_ros.prompts import PromptScorer, PromptScores
-from mdkt_ros.resources import weights_dir
+from mdkt_ros.point_arrays import check_points
+from mdkt_ros.point_limit import PointLimitWarning, limit_points
+from mdkt_ros.prompts import PromptScorer
+from mdkt_ros.resources import checkpoint_path
 from mdkt_ros.scan_graph import STRIDES, GraphLabels, ScanGraph
+from mdkt_ros.segmentation import Segmentation
 from mdkt_ros.sparse import current_engine, fuse, in_precision, resolve_precision, use_engine
 from mdkt_ros.sparse.parallel import block_threads
-from mdkt_ros.voxels import TensorVoxels, check_points, collate, voxelize, voxelize_tensor
-
-SHIPPED = "mdkt_synthetic_kitti.safetensors"
-"""The checkpoint that ships with the package, in `resources.weights_dir()`."""
+from mdkt_ros.voxels import TensorVoxels, collate, voxelize, voxelize_tensor
 
 MAX_POINTS = 600_000
 """More than one scan of today's sensors (128 beams x 2048 columns, two returns: 524 k)."""
 
 
-class PointLimitWarning(UserWarning):
-    """A cloud has more points than `max_points`, so that some get the label of their nearest neighbours."""
-
-
 class ScanGraphWarning(UserWarning):
     """Scans cannot be labelled by a CUDA graph on this machine, though they could be on one like it."""
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """Labels of N points, in their order.
-
-    Attributes:
-        class_id: (N,) uint8, index into the segmenter's `labels.names`; 255 = not labelled (NaN, inf, out of range).
-        probability: (N,) float32 of `class_id`; 0 where not labelled.
-        entropy: (N,) float32 nats of the class distribution; 0 where not labelled.
-        timings: milliseconds by stage: preprocess, inference, postprocess, total.
-        prompts: scores by name, where the segmenter was loaded with prompts.
-        records: (N, 24) uint8, the points with these labels as `cloud.build_segmentation` lays them out, where the
-            device has done so beside the labels.
-    """
-
-    class_id: npt.NDArray[np.uint8]
-    probability: npt.NDArray[np.float32]
-    entropy: npt.NDArray[np.float32]
-    timings: dict[str, float]
-    prompts: PromptScores | None = None
-    records: npt.NDArray[np.uint8] | None = None
-
-    @property
-    def prompt_score(self) -> npt.NDArray[np.float32]:
-        """(N, P) float32, 0 .. 1, of each prompt, see `PromptScores`; P is 0 without prompts."""
-        return np.zeros((len(self), 0), np.float32) if self.prompts is None else self.prompts.score
-
-    def __len__(self) -> int:
-        return len(self.class_id)
 
 
 class Segmenter:
@@ -144,10 +108,10 @@ class Segmenter:
         text_model: str = "",
         text_weights: str = "",
     ) -> Segmenter:
-        """Load a checkpoint; without a path the shipped one.
+        """Load a checkpoint.
 
         Args:
-            path: a `.safetensors` checkpoint.
+            path: a `.safetensors` checkpoint, or one that ships with the package by name; None: `resources.SHIPPED`.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where there is one.
             engine: a name of `sparse.engines()`: `auto` is the fastest that runs on the device.
             precision: a name of `sparse.PRECISIONS`: `fp32`, `bf16`, `fp16`, or `auto`: bf16 where it is quicker.
@@ -163,7 +127,7 @@ class Segmenter:
             CheckpointError: the file cannot be used. ConfigError: a parameter cannot.
         """
         device = resolve_device(device)
-        path = weights_dir() / SHIPPED if path is None else path
+        path = checkpoint_path(path)
         network, meta = load_checkpoint(path)
         scorer = None
         if prompts:
@@ -289,27 +253,15 @@ class Segmenter:
         return np.stack([y, -x, z] if self.axes == "y_forward" else [-y, x, z], axis=1)
 
     def _limit(self, voxels: TensorVoxels) -> tuple[TensorVoxels, torch.Tensor]:
-        """The voxels for the network, at most `max_points`, and the row of each point among them (-1: in none)."""
-        rows = voxels.point_to_voxel
-        if len(rows) <= self.max_points:
-            return voxels, rows
-        labelled = (rows >= 0).nonzero().squeeze(1)
-        count = len(labelled)
-        if count <= self.max_points:
-            return voxels, rows
-        self._warn(
-            PointLimitWarning,
-            f"{count} points in range are more than max_points = {self.max_points}: the network gets one in "
-            f"{count / self.max_points:.3g}, the others take the nearest label; raise max_points, or crop the cloud",
-        )
-        chosen = torch.arange(self.max_points, device=rows.device) * count // self.max_points
-        kept = torch.zeros(len(voxels), dtype=torch.bool, device=rows.device)
-        kept[rows[labelled[chosen]]] = True
-        # One row more, because point rows of -1 index the last.
-        row_of_voxel = torch.full((len(voxels) + 1,), -1, dtype=torch.int64, device=rows.device)
-        row_of_voxel[:-1][kept] = torch.arange(int(kept.sum()), device=rows.device)
-        row_of_voxel[:-1][~kept] = nearest_voxel(voxels.coordinates[~kept], voxels.coordinates[kept])
-        return TensorVoxels(voxels.coordinates[kept], voxels.features[kept], rows), row_of_voxel[rows]
+        """The voxels for the network, and the row of each point among them (-1: in none)."""
+        limited, row_of_point, count = limit_points(voxels, self.max_points)
+        if count > self.max_points:
+            self._warn(
+                PointLimitWarning,
+                f"{count} points in range are more than max_points = {self.max_points}: the network gets one in "
+                f"{count / self.max_points:.3g}, the others take the nearest label; raise max_points or crop the cloud",
+            )
+        return limited, row_of_point
 
     def _scaled(self, intensity: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
         if "intensity" not in self.meta.features:

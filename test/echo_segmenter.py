@@ -9,7 +9,7 @@ import numpy as np
 
 from mdkt_ros.checkpoint import CheckpointMeta
 from mdkt_ros.labels import LabelSpace
-from mdkt_ros.segmenter import Segmentation
+from mdkt_ros.segmentation import Segmentation
 from mdkt_ros.voxel_grid import VoxelGrid
 
 LABELS = LabelSpace.load("semantickitti")

@@ -23,7 +23,7 @@ from mdkt_ros.labels import LabelSpace
 from mdkt_ros.render.page import page_for_path
 from mdkt_ros.scan import write_scan
 from mdkt_ros.segment_drive import segment_path
-from mdkt_ros.segmenter import Segmentation
+from mdkt_ros.segmentation import Segmentation
 from mdkt_ros.voxel_grid import VoxelGrid
 
 KITTI, NUSCENES = LabelSpace.load("semantickitti"), LabelSpace.load("nuscenes")

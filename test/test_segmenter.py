@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from segmenter_inputs import LABELS, META, network, scan
 
 import mdkt_ros.segmenter as module
-from mdkt_ros import Segmenter
+from mdkt_ros import Segmenter, resources
 from mdkt_ros.checkpoint import save_checkpoint
 from mdkt_ros.device import resolve_device
 from mdkt_ros.errors import CheckpointError, CloudError, ConfigError
@@ -177,12 +177,24 @@ def test_class_names_follow_the_checkpoint_not_the_usual_order(segmenter: Segmen
     np.testing.assert_array_equal(np.array(other.labels.names)[other.segment(*scan()).class_id], expected)
 
 
-def test_without_a_path_the_shipped_checkpoint_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "weights_dir", lambda: tmp_path)
-    with pytest.raises(CheckpointError, match=rf"{module.SHIPPED}: no such file"):
+def test_a_shipped_checkpoint_is_loaded_by_name_and_one_of_them_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "weights"
+    shipped.mkdir()
+    monkeypatch.setattr(resources, "weights_dir", lambda: shipped)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{resources.SHIPPED}.safetensors: no such file"):
         Segmenter.load()
-    save_checkpoint(tmp_path / module.SHIPPED, network(), META)
-    assert Segmenter.load(device="cpu").labels == LABELS
+    for name, scale in ((resources.SHIPPED, 1.0), ("other", 0.5)):
+        save_checkpoint(shipped / f"{name}.safetensors", network(), replace(META, intensity_scale=scale))
+    assert Segmenter.load(device="cpu").intensity_scale == 1.0
+    assert Segmenter.load("other", device="cpu").intensity_scale == 0.5
+    with pytest.raises(CheckpointError, match=rf"othr: no such file.*{resources.SHIPPED}, other do"):
+        Segmenter.load("othr")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CheckpointError, match="other: a folder"):
+        Segmenter.load("other")
 
 
 @pytest.mark.parametrize(

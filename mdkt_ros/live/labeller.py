@@ -28,7 +28,7 @@ from mdkt_ros.pairing import Paired
 from mdkt_ros.render.overlay import overlay
 from mdkt_ros.render.style import display_palette
 from mdkt_ros.segment_summary import PointLabeller
-from mdkt_ros.segmenter import Segmentation
+from mdkt_ros.segmentation import Segmentation
 
 SEGMENTATION, VISUALIZATION, OVERLAY = "segmentation", "visualization", "overlay"
 LABEL_INFO, LEGEND = "label_info", "legend"

@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.live.health import Limits
+from mdkt_ros.resources import checkpoint_path, shipped_checkpoints
 from mdkt_ros.sparse import PRECISIONS, engines
 
 MAX_CAMERAS = 16
@@ -44,7 +45,11 @@ class _Entry:
 
 
 _ENTRIES = (
-    _Entry("checkpoint", "", "A .safetensors checkpoint; empty: the shipped one, trained on synthetic towns."),
+    _Entry(
+        "checkpoint",
+        "",
+        "A .safetensors checkpoint, or one that ships with the package by name; empty: mdkt_synthetic_kitti.",
+    ),
     _Entry("device", "auto", "Where the network runs: auto (CUDA where there is one), cpu, cuda or cuda:N."),
     _Entry(
         "engine",
@@ -128,7 +133,7 @@ _ENTRIES = (
 class Settings:
     """The parameters' values; those that stand for "as the checkpoint says" are None. `max_delay` in nanoseconds."""
 
-    checkpoint: Path | None
+    checkpoint: Path
     device: str
     engine: str
     precision: str
@@ -214,9 +219,10 @@ class Parameters:
                 raise ConfigError(f"parameter {entry.name}: {value[entry.name]!r} is not one of {listed}")
             if isinstance(entry.default, float) and not math.isfinite(value[entry.name]):
                 raise ConfigError(f"parameter {entry.name}: {value[entry.name]} is not a finite number")
-        checkpoint = Path(value["checkpoint"]).expanduser() if value["checkpoint"] else None
-        if checkpoint is not None and not checkpoint.is_file():
-            raise ConfigError(f"parameter checkpoint: there is no file {checkpoint}")
+        checkpoint = checkpoint_path(value["checkpoint"] or None)
+        if not checkpoint.is_file():
+            shipped = ", ".join(shipped_checkpoints())
+            raise ConfigError(f"parameter checkpoint: there is no file {checkpoint}, nor is it one of {shipped}")
         same = (
             "device",
             "engine",

@@ -27,12 +27,13 @@ from mdkt_ros.live.newest import NewestWorker
 from mdkt_ros.live.report import values
 from mdkt_ros.live.statistics import Statistics
 from mdkt_ros.live.warmup import warm_up
+from mdkt_ros.resources import weights_dir
 from mdkt_ros.ros.images import choose_decoder
 from mdkt_ros.ros.messages import stamp_of
 from mdkt_ros.ros.outputs import RosOutputs
 from mdkt_ros.ros.parameters import Settings
 from mdkt_ros.ros.transforms import Transforms
-from mdkt_ros.segmenter import SHIPPED, Segmenter
+from mdkt_ros.segmenter import Segmenter
 
 FOLLOW = 0.5
 """Seconds between two looks at who listens to the overlays."""
@@ -220,13 +221,12 @@ def _load(node: LifecycleNode, settings: Settings, stop: threading.Event) -> Seg
     )
     make_interruptible(segmenter.network, stop.is_set)
     labels = segmenter.labels
-    shown = settings.checkpoint or f"{SHIPPED} (shipped)"
-    log.info(f"checkpoint {shown} on {segmenter.device}")
+    log.info(f"checkpoint {settings.checkpoint} on {segmenter.device}")
     reason = f" ({segmenter.engine_reason})" if segmenter.engine_reason else ""
     log.info(f"engine {segmenter.engine}{reason} in {segmenter.precision}, {torch.get_num_threads()} threads")
     log.info(f"{len(labels)} classes: {', '.join(f'{i} {name}' for i, name in enumerate(labels.names))}")
     log.info(f"groups: {', '.join(labels.groups) or 'none'}")
-    if settings.checkpoint is None:
+    if settings.checkpoint.parent == weights_dir():
         log.warning("the shipped checkpoint was trained on synthetic towns; for real streets set `checkpoint`")
     if settings.warmup_points:
         # At most as many as a scan may have, or the warning about it would be spent.
