@@ -20,6 +20,7 @@ from mdkt_ros.drive.semantickitti import SemanticKitti
 from mdkt_ros.drive.sight import shares
 from mdkt_ros.errors import CloudError, DriveError
 from mdkt_ros.labels import IGNORE, LabelSpace
+from mdkt_ros.resources import checkpoint_path
 from mdkt_ros.scan import read_scan
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -27,7 +28,7 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 def describe(path: Path | str) -> dict[str, Any]:
-    """Describe a bag, a data set folder, a scan file or a checkpoint.
+    """Describe a bag, a data set folder, a scan file or a checkpoint (one that ships with the package by name).
 
     Returns:
         JSON types only (no NaN). Always `path` and `kind`: bag, semantickitti, nuscenes, kitti_object, folder, scan or
@@ -38,7 +39,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises:
         DriveError: nothing that is recognised. CheckpointError, CloudError, LabelError: the file cannot be read.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     if path.suffix in CHECKPOINT_SUFFIXES:
         return _checkpoint(path)
     kind = drive_kind(path)

@@ -87,7 +87,7 @@ def picture(
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="A bag, data set folder, scan or checkpoint.")],
+    path: Annotated[Path, typer.Argument(help="A bag, data set folder, scan or checkpoint, a shipped one by name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file or folder is and what is in it."""
