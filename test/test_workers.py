@@ -48,7 +48,9 @@ def test_workers_of_a_killed_process_end_and_what_one_had_half_written_goes(
         assert len(list(folder.iterdir())) == 2  # the other is the temporary one
         parent.send_signal(number)
         parent.wait()
-    while any(_runs(worker) for worker in workers):
+    deadline = time.monotonic() + 60
+    while left := [worker for worker in workers if _runs(worker)]:
+        assert time.monotonic() < deadline, f"{left} still run"
         time.sleep(0.05)
     assert list(folder.iterdir()) == [begun]
 
