@@ -197,6 +197,15 @@ def test_a_shipped_checkpoint_is_loaded_by_name_and_one_of_them_without(
         Segmenter.load("other")
 
 
+def test_each_shipped_checkpoint_labels_every_class_of_semantickitti() -> None:
+    assert resources.shipped_checkpoints() == [resources.SHIPPED, f"{resources.SHIPPED}_10hz"]
+    for name, preset in zip(resources.shipped_checkpoints(), ("minkunet14s", "minkunet_10hz"), strict=True):
+        segmenter = Segmenter.load(name, device="cpu")
+        assert segmenter.meta.preset == preset
+        assert segmenter.labels == LABELS
+        assert (segmenter.segment(*scan()).class_id < len(LABELS)).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

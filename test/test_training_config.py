@@ -108,6 +108,7 @@ def test_there_are_recipes():
     assert {path.stem for path in RECIPES} >= {
         "nuscenes_lidarseg",
         "synthetic_kitti",
+        "synthetic_kitti_10hz",
         "semantickitti",
         "nuscenes",
         "scribblekitti",

@@ -186,7 +186,7 @@ def data_config(text: str, frames: str, sequences: str, scenes: str, split: str,
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0, or 1 with the error on one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a .safetensors checkpoint; without it the shipped one")
+    parser.add_argument("--checkpoint", type=Path, help="a .safetensors file, or a shipped one by name")
     parser.add_argument("--data", required=True, metavar="KIND:FOLDER", help=f"kind: {', '.join(DATA_KINDS)}")
     parser.add_argument("--frames", default="", help="positions of the scans, 0-20 or 0-20,25")
     parser.add_argument("--sequences", default="", help="SemanticKITTI: 08 or 08,10")

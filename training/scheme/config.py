@@ -90,7 +90,7 @@ class TeacherConfig:
 class DistillConfig:
     """A trained network of this package that teaches the one that is trained: a large one, a small one that drives."""
 
-    checkpoint: str = ""  # .safetensors of any preset, grid and features that knows the data's classes; empty: none
+    checkpoint: str = ""  # a file or a shipped name, of any preset, grid, features; knows the classes; empty: none
     weight: float = 1.0  # of KL(checkpoint || student) on every voxel, labelled or not
     lovasz: float = 1.0  # of the same weight, of Lovasz-softmax against the class that the checkpoint names
     temperature: float = 1.0

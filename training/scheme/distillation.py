@@ -16,6 +16,7 @@ from mdkt_ros.checkpoint import load_checkpoint
 from mdkt_ros.checkpoint_meta import CheckpointMeta
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.image_text_model import weights_fingerprint
+from mdkt_ros.resources import checkpoint_path
 from mdkt_ros.sparse import fuse, in_precision
 from mdkt_ros.voxels import Voxels, collate
 from training.config import TrainConfig
@@ -118,7 +119,7 @@ def open_teacher(config: TrainConfig, source: Source, processes: Processes) -> T
     path = config.distill.checkpoint
     if not path:
         return None
-    network, meta = load_checkpoint(path)
+    network, meta = load_checkpoint(checkpoint_path(path))
     names = list(meta.labels.names)
     if unknown := [name for name in source.labels.names if name not in names]:
         raise ConfigError(
