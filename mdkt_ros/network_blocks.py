@@ -17,6 +17,7 @@ from mdkt_ros.sparse import (
     interpolate,
     sparse_convolution,
 )
+from mdkt_ros.sparse.convolution import kept_view
 
 
 class Block(nn.Module):
@@ -91,9 +92,10 @@ class Classifier(nn.Sequential):
         linear = self[0]
         assert isinstance(linear, nn.Linear)
         *coarser, finest = levels
-        *weights, last = torch.split(linear.weight, self.channels, dim=1)
+        *weights, _ = torch.split(linear.weight, self.channels, dim=1)
         # As a 1^3 convolution, because an engine multiplies thin matrices faster than PyTorch does.
-        kernel = last.t()[None].to(finest.features.dtype)
+        last = slice(-self.channels[-1], None)
+        kernel = kept_view(self, linear.weight, finest.features.dtype, lambda weight: weight[:, last].t()[None])
         exact = None
         if is_halved(finest.features):
             exact = finest.features.new_empty((len(finest), self.classes), dtype=linear.weight.dtype)

@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("numba", reason="the engine `native` needs numba")
 
 from mdkt_ros.sparse.native.program import compile_text
-from mdkt_ros.sparse.native.team import _AWAKE, Team, _compiled, team
+from mdkt_ros.sparse.native.team import _AWAKE, Shares, Team, _compiled, team
 from mdkt_ros.sparse.parallel import cut
 
 COUNT = """
@@ -51,10 +51,10 @@ def test_every_part_is_done_once(members: int, counting: int) -> None:
     arguments = np.array([counts.ctypes.data], dtype=np.int64)
     jobs = 0
     for parts in (1, 2, 7, 300):
-        ranges = cut(np.ones(parts, dtype=np.int64), 8)
+        shares = Shares(np.ones(parts, dtype=np.int64), 2)
         for number in range(700):
             counts[:] = 0
-            assert mine.run(counting, arguments, ranges)
+            assert mine.run(counting, arguments.ctypes.data, shares)
             assert (counts[:parts] == 1).all()
             assert (counts[parts:] == 0).all()
             jobs += 1
@@ -67,7 +67,8 @@ def test_every_part_is_done_once(members: int, counting: int) -> None:
 def test_members_go_to_sleep(counting: int) -> None:
     mine = Team(2, _compiled())
     counts = np.zeros(8, dtype=np.int64)
-    mine.run(counting, np.array([counts.ctypes.data], dtype=np.int64), cut(np.ones(8, dtype=np.int64), 8))
+    arguments = np.array([counts.ctypes.data], dtype=np.int64)
+    mine.run(counting, arguments.ctypes.data, Shares(np.ones(8, dtype=np.int64), 2))
     deadline = time.monotonic() + 20
     while mine._board[_AWAKE] and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -79,7 +80,7 @@ def test_members_go_to_sleep(counting: int) -> None:
 def test_who_comes_while_the_team_is_busy_is_told(counting: int) -> None:
     mine = Team(1, _compiled())
     with mine._busy:
-        assert not mine.run(counting, np.zeros(1, dtype=np.int64), np.zeros((0, 2), dtype=np.int64))
+        assert not mine.run(counting, 0, Shares(np.ones(8, dtype=np.int64), 2))
     mine.close()
 
 

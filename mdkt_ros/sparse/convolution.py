@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -10,6 +11,24 @@ from torch import nn
 from mdkt_ros.sparse.kernel_map import KernelMap
 from mdkt_ros.sparse.operator import sparse_convolution
 from mdkt_ros.sparse.tensor import SparseTensor
+
+
+def kept_view(
+    module: nn.Module, parameter: torch.Tensor, dtype: torch.dtype, make: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """`make(parameter)` as `dtype`; the same tensor again as long as a parameter that is not trained stays what it is.
+
+    Engines remember what they have made of a kernel by the tensor that they were given.
+    """
+    if parameter.requires_grad or parameter.is_inference():
+        return make(parameter).to(dtype)
+    state = (parameter.data_ptr(), parameter._version, parameter.device, dtype)
+    kept: tuple[tuple[object, ...], torch.Tensor] | None = module.__dict__.get("_kept_view")
+    if kept is None or kept[0] != state:
+        # One that was made in inference mode could not be told from another.
+        with torch.inference_mode(False), torch.no_grad():
+            kept = module.__dict__["_kept_view"] = (state, make(parameter).to(dtype))
+    return kept[1]
 
 
 class SparseConvolution(nn.Module):
@@ -48,7 +67,9 @@ class SparseConvolution(nn.Module):
         self, x: SparseTensor, *, add: torch.Tensor | None = None, relu: bool = False, out: torch.Tensor | None = None
     ) -> SparseTensor:
         """Convolve (V, Cin); see `sparse_convolution` for `add`, `relu` and `out`."""
-        kernel = self.kernel if self.kernel.ndim == 3 else self.kernel[None]
+        kernel: torch.Tensor = self.kernel
+        if kernel.ndim == 2:
+            kernel = kept_view(self, kernel, kernel.dtype, lambda plain: plain[None])
         relu = relu or self.relu
         features = sparse_convolution(x.features, kernel, self.kernel_map(x), self.bias, add=add, relu=relu, out=out)
         return x.at_stride(features, self.out_stride(x.stride))

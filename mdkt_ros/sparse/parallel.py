@@ -111,12 +111,15 @@ def cpu_threads() -> int:
 
 def cut(costs: npt.NDArray[np.int64], pieces: int) -> npt.NDArray[np.int64]:
     """(P, 2) int64 consecutive ranges of parts with these costs: at most `pieces`, about equally costly, none empty."""
-    middle = np.cumsum(costs) - costs / 2
-    share_of = np.floor(middle * (pieces / max(float(costs.sum()), 1.0)))
-    firsts = np.flatnonzero(np.diff(share_of, prepend=-1.0))
-    if len(firsts) == 0:
+    if len(costs) == 0:
         return np.zeros((0, 2), dtype=np.int64)
-    return np.stack([firsts, np.append(firsts[1:], len(costs))], axis=1).astype(np.int64)
+    ends = costs.cumsum()
+    # A part goes to the piece that its middle lies in.
+    firsts = (ends - costs / 2).searchsorted(np.arange(pieces) * (ends[-1] / pieces))
+    edges = sorted({*firsts.tolist(), len(costs)})
+    ranges = np.empty((len(edges) - 1, 2), dtype=np.int64)
+    ranges[:, 0], ranges[:, 1] = edges[:-1], edges[1:]
+    return ranges
 
 
 @lru_cache(maxsize=1)

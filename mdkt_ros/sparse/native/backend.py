@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,9 @@ from mdkt_ros.sparse.native.formats import format_of
 from mdkt_ros.sparse.native.ir import Machine
 from mdkt_ros.sparse.native.maps import NativeMaps
 from mdkt_ros.sparse.native.program import Program, convolution_program, kernel_gradient_program, this_machine
-from mdkt_ros.sparse.native.team import team
+from mdkt_ros.sparse.native.team import PIECES, Shares, team
 from mdkt_ros.sparse.native.tiles import pack, step_width
-from mdkt_ros.sparse.parallel import cpu_threads, cut
+from mdkt_ros.sparse.parallel import cpu_threads
 from mdkt_ros.sparse.torch_backend import TorchBackend
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -25,26 +26,32 @@ _BLOCK_BYTES = 256 << 10
 """Rows that a block reads and writes: they stay in a second-level cache."""
 _CHUNK_BYTES = 24 << 10
 """Rows that a chunk of pairs reads: most of a first-level cache."""
-_PIECES = 4
-"""Ranges of blocks a thread, so that threads finish together."""
+
+
+class _Array:
+    """An int64 array and its address, which NumPy takes microseconds to tell: as long as a thin layer's other needs."""
+
+    def __init__(self, values: npt.NDArray[np.int64]):
+        self.values = values
+        self.address: int = values.ctypes.data
 
 
 @dataclass(frozen=True, eq=False)
 class _Lists:
     """Addresses and lengths (K,) of a map's pairs."""
 
-    in_rows: npt.NDArray[np.int64]
-    out_rows: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
+    in_rows: _Array
+    out_rows: _Array
+    counts: _Array
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """A map in blocks of `rows` output rows: where each block's pairs begin (blocks + 1, K), and how many it has."""
+    """A map in blocks of `rows` output rows: where each block's pairs begin (blocks + 1, K), and who computes which."""
 
     rows: int
-    bounds: npt.NDArray[np.int64]
-    costs: npt.NDArray[np.int64]
+    bounds: _Array
+    shares: Shares
 
 
 class NativeBackend:
@@ -97,10 +104,10 @@ class NativeBackend:
         sums = outputs if taken == torch.float32 else step_width(self._machine, outputs)
         plan = _plan(kernel_map, lists, given.itemsize * inputs + 4 * sums)
         arguments = _addresses(out, features, weights, bias)
-        arguments += [0 if add is None else add.data_ptr(), lists.in_rows.ctypes.data, lists.out_rows.ctypes.data]
-        arguments += [plan.bounds.ctypes.data, out.stride(0), features.stride(0), 0 if add is None else add.stride(0)]
+        arguments += [0 if add is None else add.data_ptr(), lists.in_rows.address, lists.out_rows.address]
+        arguments += [plan.bounds.address, out.stride(0), features.stride(0), 0 if add is None else add.stride(0)]
         arguments += [inputs, kernel_map.offsets, plan.rows, kernel_map.out_count, int(relu)]
-        _compute(convolution_program(self._machine, outputs, given, taken), arguments, plan.costs)
+        _compute(convolution_program(self._machine, outputs, given, taken), arguments, plan.shares)
         return True
 
     def kernel_gradient(
@@ -114,8 +121,9 @@ class NativeBackend:
         lists = _lists(kernel_map)
         chunk = max(_CHUNK_BYTES // (4 * (inputs + outputs)), 16)
         arguments = _addresses(gradient, features, out_gradient)
-        arguments += [lists.in_rows.ctypes.data, lists.out_rows.ctypes.data, lists.counts.ctypes.data, inputs, chunk]
-        _compute(kernel_gradient_program(self._machine, outputs), arguments, lists.counts)
+        arguments += [lists.in_rows.address, lists.out_rows.address, lists.counts.address, inputs, chunk]
+        shares = Shares(lists.counts.values, cpu_threads())
+        _compute(kernel_gradient_program(self._machine, outputs), arguments, shares)
         return gradient
 
     def _pack(self, kernel: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -137,13 +145,13 @@ def _addresses(*tensors: torch.Tensor) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
-def _compute(program: Program, arguments: list[int], costs: npt.NDArray[np.int64]) -> None:
-    """Run a program over all parts of its work, on PyTorch's number of threads."""
-    packed = np.array(arguments, dtype=np.int64)
-    threads = cpu_threads()
-    if threads > 1 and len(costs) > 1 and team(threads - 1).run(program.address, packed, cut(costs, _PIECES * threads)):
+def _compute(program: Program, arguments: list[int], shares: Shares) -> None:
+    """Run a program over all parts of its work, on as many threads as it is shared among."""
+    packed = (ctypes.c_int64 * len(arguments))(*arguments)
+    address = ctypes.addressof(packed)
+    if shares.threads > 1 and shares.parts > 1 and team(shares.threads - 1).run(program.address, address, shares):
         return
-    program.call(packed.ctypes.data, 0, len(costs))
+    program.call(address, 0, shares.parts)
 
 
 def _rows_of(values: torch.Tensor) -> torch.Tensor:
@@ -155,9 +163,8 @@ def _lists(kernel_map: KernelMap) -> _Lists:
     if "native" not in kernel_map.kept:
         lists = kernel_map.lists
         first, step = lists.columns.data_ptr(), 4 * lists.columns.shape[1]
-        kernel_map.kept["native"] = _Lists(
-            first + step * lists.in_column, first + step * lists.out_column, lists.counts
-        )
+        columns = (first + step * lists.in_column, first + step * lists.out_column, lists.counts)
+        kernel_map.kept["native"] = _Lists(*map(_Array, columns))
     known: _Lists = kernel_map.kept["native"]
     return known
 
@@ -167,14 +174,14 @@ def _plan(kernel_map: KernelMap, lists: _Lists, row_bytes: int) -> _Plan:
     threads = cpu_threads()
     wish = _BLOCK_BYTES // row_bytes
     if threads > 1:
-        wish = min(wish, kernel_map.out_count // (_PIECES * threads))
+        wish = min(wish, kernel_map.out_count // (PIECES * threads))
     rows = 1 << max(wish.bit_length() - 1, 6)
-    key = ("native", rows)
+    key = ("native", rows, threads)
     if key not in kernel_map.kept:
         blocks = -(-kernel_map.out_count // rows)
         bounds = np.empty((blocks + 1, kernel_map.offsets), dtype=np.int64)
         costs = np.empty(blocks, dtype=np.int64)
-        loops.find_bounds(lists.out_rows, lists.counts, rows, bounds, costs)
-        kernel_map.kept[key] = _Plan(rows, bounds, costs)
+        loops.find_bounds(lists.out_rows.values, lists.counts.values, rows, bounds, costs)
+        kernel_map.kept[key] = _Plan(rows, _Array(bounds), Shares(costs, threads))
     plan: _Plan = kernel_map.kept[key]
     return plan

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mdkt_ros.sparse.parallel import cut
+
 _CLAIM, _DONE, _WORK, _AWAKE = 0, 8, 16, 24
 """Places in a team's board, a cache line each: whose turn it is and the next piece; pieces done; program, arguments,
 ranges and number of pieces; members that watch."""
@@ -25,6 +27,8 @@ _CLOSED = 0xFFFFFFFF
 """The next piece of a job that is done."""
 _SPINS = 8_192
 """Looks at the board before a member goes to sleep: some tenths of a millisecond, by the CPU."""
+PIECES = 4
+"""Ranges of parts for a thread."""
 _PATIENCE = 32
 """Looks before who waits offers the core to others: on a busy machine they are what it waits for."""
 
@@ -150,12 +154,28 @@ _PAUSES = {
 }
 
 
+class Shares:
+    """Parts of a work in ranges for some threads, a few for each, so that they finish together.
+
+    Attributes:
+        parts: how many there are.
+        ranges: (P, 2) int64 first part and the one behind the last. address: where they lie.
+    """
+
+    def __init__(self, costs: npt.NDArray[np.int64], threads: int):
+        """`costs`: (parts,) int64, of each."""
+        self.parts, self.threads = len(costs), threads
+        self.ranges = cut(costs, PIECES * threads)
+        self.address: int = self.ranges.ctypes.data
+
+
 class Team:
     """`members` threads that help the one that calls `run`."""
 
     def __init__(self, members: int, functions: Callable[[str], int]):
         """`functions`: addresses of the compiled functions of `TEXT` by name."""
-        self._board = np.zeros(40, dtype=np.int64)
+        self._board = (ctypes.c_int64 * 40)()
+        self._address = ctypes.addressof(self._board)
         self._board[_CLAIM] = _CLOSED
         self._run: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(functions("run"))
         self._serve: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(functions("serve"))
@@ -166,8 +186,10 @@ class Team:
         for member in self._members:
             member.start()
 
-    def run(self, program: int, arguments: npt.NDArray[np.int64], ranges: npt.NDArray[np.int64]) -> bool:
-        """Call `program(arguments, first, last)` for all ranges (P, 2), in any order and by any thread.
+    def run(self, program: int, arguments: int, shares: Shares) -> bool:
+        """Call `program(arguments, first, last)` for all ranges of `shares`, in any order and by any thread.
+
+        `program`, `arguments`: their addresses.
 
         Returns:
             False, and nothing is done, where another thread uses the team.
@@ -176,11 +198,12 @@ class Team:
             return False
         try:
             board = self._board
-            board[_WORK : _WORK + 4] = program, arguments.ctypes.data, ranges.ctypes.data, len(ranges)
-            asleep = len(self._members) - int(board[_AWAKE])
+            board[_WORK], board[_WORK + 1] = program, arguments
+            board[_WORK + 2], board[_WORK + 3] = shares.address, len(shares.ranges)
+            asleep = len(self._members) - board[_AWAKE]
             if asleep > 0:
                 self._wake.release(asleep)
-            self._run(board.ctypes.data)
+            self._run(self._address)
         finally:
             self._busy.release()
         return True
@@ -193,12 +216,11 @@ class Team:
             member.join()
 
     def _member(self) -> None:
-        address = self._board.ctypes.data
         while True:
             self._wake.acquire()
             if self._closed:
                 return
-            self._serve(address)
+            self._serve(self._address)
 
 
 def team(members: int) -> Team:
