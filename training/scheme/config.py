@@ -91,7 +91,7 @@ class DistillConfig:
     """A trained network of this package that teaches the one that is trained: a large one, a small one that drives."""
 
     checkpoint: str = ""  # a file or a shipped name, of any preset, grid, features; knows the classes; empty: none
-    weight: float = 1.0  # of KL(checkpoint || student) on every voxel, labelled or not
+    weight: float = 1.0  # of KL(checkpoint || student) on every voxel; 16 where few points have a label
     lovasz: float = 1.0  # of the same weight, of Lovasz-softmax against the class that the checkpoint names
     temperature: float = 1.0
 
