@@ -33,8 +33,9 @@ import torch
 
 from bench.label_table import markdown, plot
 from bench.methods import METHODS, RECIPE, Run, plan, settings_digests
-from bench.provenance import engine_of, machine_of, origins, times
+from bench.provenance import engine_of, origins, times
 from bench.rows import Row, put_row, read_rows
+from mdkt_ros.device import machine_name, resolve_device
 from mdkt_ros.drive.synthetic import TEST_SEEDS, VALIDATION_SEEDS
 from mdkt_ros.errors import ConfigError, MdktError
 from mdkt_ros.output import atomic_output
@@ -115,7 +116,7 @@ def perform(run: Run, experiment: Experiment) -> Row:
         "minutes": minutes,
         "cpu_minutes": None if cpu_seconds is None else round(cpu_seconds / 60, 2),
         **origins(config),
-        "machine": machine_of(config.device, experiment.threads),
+        "machine": machine_name(resolve_device(config.device), experiment.threads),
         "engine": engine_of(config),
         "date": datetime.date.today().isoformat(),
         "split": experiment.split,

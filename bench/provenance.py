@@ -1,14 +1,11 @@
-"""Where the figures of a training run come from: its times, machine, engine and pre-trained weights."""
+"""Where the figures of a training run come from: its times, engine and pre-trained weights."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-import platform
 import statistics
 from pathlib import Path
-
-import torch
 
 from bench.methods import image_text_model
 from mdkt_ros.device import resolve_device
@@ -37,10 +34,3 @@ def engine_of(config: TrainConfig) -> str:
     """What computed its convolutions."""
     with use_engine(config.engine):
         return current_engine(resolve_device(config.device)).name
-
-
-def machine_of(device: str, threads: int) -> str:
-    """Name of the card, or kind of CPU and threads."""
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return torch.cuda.get_device_name()
-    return f"CPU {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import platform
 import resource
 import statistics
 import sys
@@ -32,6 +31,7 @@ import torch
 
 from bench.methods import METHODS, RECIPE, Run, budget_of, image_text_model
 from bench.rows import write_json
+from mdkt_ros.device import machine_name
 from mdkt_ros.errors import ConfigError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.workers import worker_pool
@@ -253,7 +253,7 @@ def bench(recipe: Path, more: Sequence[str], device: str, rounds: int, results: 
     facts = {
         "recipe": " ".join([recipe.name, *(text for text in more if text.partition("=")[0] not in PLACE_KEYS)]),
         "image text": image_text_model(first) or "none: pseudo labels come from the teacher alone",
-        "machine": torch.cuda.get_device_name() if cuda else f"CPU {platform.machine()}, 1 thread",
+        "machine": machine_name(torch.device(device), 1),
         "date": datetime.date.today().isoformat(),
         "cuda": cuda,
         "turn": steps_of_a_turn(parts.values()),

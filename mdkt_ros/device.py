@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from mdkt_ros.errors import ConfigError
@@ -20,6 +22,13 @@ def resolve_device(device: str | torch.device) -> torch.device:
         if int(index or 0) >= count:
             raise ConfigError(f"device: {name!r} is not there; PyTorch sees {count} CUDA devices. Use cpu or auto")
     return torch.device(name)
+
+
+def machine_name(device: torch.device, threads: int) -> str:
+    """What figures were made on: the card, or the kind of CPU and how many threads of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:

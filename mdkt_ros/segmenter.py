@@ -254,14 +254,15 @@ class Segmenter:
 
     def _limit(self, voxels: TensorVoxels) -> tuple[TensorVoxels, torch.Tensor]:
         """The voxels for the network, and the row of each point among them (-1: in none)."""
-        limited, row_of_point, count = limit_points(voxels, self.max_points)
-        if count > self.max_points:
-            self._warn(
-                PointLimitWarning,
-                f"{count} points in range are more than max_points = {self.max_points}: the network gets one in "
-                f"{count / self.max_points:.3g}, the others take the nearest label; raise max_points or crop the cloud",
-            )
-        return limited, row_of_point
+        rows = voxels.point_to_voxel
+        if len(rows) <= self.max_points or (count := int((rows >= 0).sum())) <= self.max_points:
+            return voxels, rows
+        self._warn(
+            PointLimitWarning,
+            f"{count} points in range are more than max_points = {self.max_points}: the network gets one in "
+            f"{count / self.max_points:.3g}, the others take the nearest label; raise max_points, or crop the cloud",
+        )
+        return limit_points(voxels, self.max_points)
 
     def _scaled(self, intensity: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
         if "intensity" not in self.meta.features:

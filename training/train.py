@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ import torch
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
+from mdkt_ros.device import machine_name
 from mdkt_ros.errors import ConfigError, OutputError
 from mdkt_ros.output import atomic_output
 from mdkt_ros.sparse import block_threads, use_engine
@@ -48,10 +48,7 @@ from training.state import RunState, check_same_run, load_state, restore, save_s
 
 def describe(config: TrainConfig, processes: Processes, source: Source, draw: LabelDraw) -> dict[str, Any]:
     """What the state and the checkpoint say about data and machine."""
-    if processes.device.type == "cuda":
-        machine = torch.cuda.get_device_name(processes.device)
-    else:
-        machine = f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+    machine = machine_name(processes.device, torch.get_num_threads())
     return {
         "labels": source.labels.to_dict(),
         "axes": source.axes,
@@ -117,6 +114,17 @@ def prepare_out(config: TrainConfig, processes: Processes) -> RunState | None:
     return None
 
 
+def check_same_lessons(
+    state: RunState, config: TrainConfig, fingerprint: str, taught: dict[str, str | float] | None
+) -> None:
+    """Raises ConfigError where a run that goes on had other data or another trained teacher."""
+    if state.facts["fingerprint"] != fingerprint:
+        raise ConfigError(f"{config.data.root}: not the data that the run in {state.path} was trained on")
+    if state.facts.get("taught_by") != taught:
+        named, was = config.distill.checkpoint, state.facts.get("taught_by") or "none"
+        raise ConfigError(f"distill.checkpoint = {named!r}: the run in {state.path} has another teacher, {was}")
+
+
 def open_image_text(config: TrainConfig, source: Source) -> ImageTextCache | None:
     """The scores of the image-text model that the recipe names, None where it names none."""
     if not config.pseudo.cache or not uses_teacher(config):
@@ -165,12 +173,9 @@ def train(config: TrainConfig, processes: Processes) -> Path:
     teacher = open_teacher(config, source, processes)
     state = prepare_out(config, processes)
     draw = shared_draw(config, processes, source)
-    if state is not None and state.facts["fingerprint"] != draw.fingerprint:
-        raise ConfigError(f"{config.data.root}: not the data that the run in {state.path} was trained on")
     taught = None if teacher is None else teacher.describe()
-    if state is not None and state.facts.get("taught_by") != taught:
-        named, was = config.distill.checkpoint, state.facts.get("taught_by") or "none"
-        raise ConfigError(f"distill.checkpoint = {named!r}: the run in {state.path} has another teacher, {was}")
+    if state is not None:
+        check_same_lessons(state, config, draw.fingerprint, taught)
     sight = None if teacher is None else teacher.sight
     stream = TrainingStream(source, draw, config, grid, open_image_text(config, source), sight)
     learner = make_learner(config, processes, stream, teacher)

@@ -23,11 +23,12 @@ def kept_view(
     if parameter.requires_grad or parameter.is_inference():
         return make(parameter).to(dtype)
     state = (parameter.data_ptr(), parameter._version, parameter.device, dtype)
-    kept: tuple[tuple[object, ...], torch.Tensor] | None = module.__dict__.get("_kept_view")
+    kept: tuple[tuple[object, ...], torch.Tensor, torch.Tensor] | None = module.__dict__.get("_kept_view")
     if kept is None or kept[0] != state:
-        # One that was made in inference mode could not be told from another.
+        # One that was made in inference mode could not be told from another. The parameter's memory is held, too, so
+        # that no other values come to lie at its address.
         with torch.inference_mode(False), torch.no_grad():
-            kept = module.__dict__["_kept_view"] = (state, make(parameter).to(dtype))
+            kept = module.__dict__["_kept_view"] = (state, make(parameter).to(dtype), parameter.detach())
     return kept[1]
 
 

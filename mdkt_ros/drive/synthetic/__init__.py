@@ -10,7 +10,7 @@ from mdkt_ros.drive.synthetic.drive import SyntheticDrive
 from mdkt_ros.drive.synthetic.synthesize import synthesize
 
 TRAIN_SEEDS = range(1000)
-"""Of these the checkpoint in the package learnt from the first 48."""
+"""Of these the checkpoints in the package learnt from the first 48."""
 VALIDATION_SEEDS = range(1000, 2000)
 TEST_SEEDS = range(2000, 3000)
 PRETRAINING_SEEDS = range(3000, 4000)

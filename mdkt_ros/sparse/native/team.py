@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from mdkt_ros.sparse.parallel import cut
 
+PIECES = 4
+"""Ranges of parts for a thread."""
 _CLAIM, _DONE, _WORK, _AWAKE = 0, 8, 16, 24
 """Places in a team's board, a cache line each: whose turn it is and the next piece; pieces done; program, arguments,
 ranges and number of pieces; members that watch."""
@@ -27,8 +29,6 @@ _CLOSED = 0xFFFFFFFF
 """The next piece of a job that is done."""
 _SPINS = 8_192
 """Looks at the board before a member goes to sleep: some tenths of a millisecond, by the CPU."""
-PIECES = 4
-"""Ranges of parts for a thread."""
 _PATIENCE = 32
 """Looks before who waits offers the core to others: on a busy machine they are what it waits for."""
 
